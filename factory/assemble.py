@@ -1,0 +1,86 @@
+"""From finished shards to a selection and a dataset: no source, no plan, no model; only what the run folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from factory import images, publish, select
+from factory.contracts import DatasetInfo, Filter
+from factory.recipe import Recipe
+from factory.store import Store, write_table
+
+PROVENANCE = {
+    "id": "string",
+    "prompt": "string",
+    "seed": "int64",
+    "round": "int64",
+    "parents": "list<string>",
+    "parent_rows": "list<int64>",
+    "conditioning": "string",
+    "generator": "string",
+}
+
+
+def decide(recipe: Recipe, store: Store, quota: dict[int, int]) -> select.Selection:
+    """Decide every stored row from its scores, and write the decisions down. Raises UserError where a filter has not scored.
+
+    quota: class index -> rows to keep at most.
+    """
+    shards, rows = store.read_rows()
+    rules = [_rule(f, name, store, shards) for f, name in zip(recipe.filters, recipe.columns(), strict=True)]
+    selection = select.decide(rows["label"], rules, quota)
+    reasons = pa.DictionaryArray.from_arrays(pa.array(selection.reason), pa.array(selection.reasons))
+    decisions = {"label": pa.array(rows["label"]), "ordinal": pa.array(rows["ordinal"]), "keep": pa.array(selection.keep), "reason": reasons}
+    write_table(store.folder / "selection.parquet", pa.table(decisions))
+    return selection
+
+
+def _rule(f: Filter, name: str, store: Store, shards: list[str]) -> select.Rule:
+    low, high = f.bounds()
+    if f.whole:
+
+        def compute() -> dict[str, np.ndarray]:
+            index, similarity = f.neighbours(store.read_scores(shards, f.identity()))
+            return {"index": index, "similarity": similarity}
+
+        found = store.cached(f.identity(), shards, compute)
+        return select.Rule(name, high=high, neighbours=(found["index"], found["similarity"]))
+    score = store.read_scores(shards, f.identity())["score"]
+    return select.Rule(name, score, low, high, f.top() if f.keep_top is not None else None, f.per == "class")
+
+
+def export(recipe: Recipe, store: Store, selection: select.Selection) -> Path:
+    """Write the kept rows as a dataset folder, whole or absent, with its card."""
+    run = store.run()
+    shards, rows = store.read_rows()
+    scored = {name: "float32" for f, name in zip(recipe.filters, recipe.columns(), strict=True) if not f.whole}
+    class_names = run["identity"]["source"]["class_names"]
+    info = DatasetInfo(recipe.name, class_names, {**PROVENANCE, **scored}, int(selection.keep.sum()))
+
+    def fill(folder: Path) -> None:
+        recipe.export.write(_kept_rows(recipe, store, shards, selection), info, folder)
+        (folder / "README.md").write_text(publish.card(recipe, run, rows["label"], selection, folder), encoding="utf-8")
+
+    return store.replace_folder("dataset", fill)
+
+
+def _kept_rows(recipe: Recipe, store: Store, shards: list[str], selection: select.Selection) -> Iterator[dict[str, Any]]:
+    """The kept rows in plan order, pixels decoded, one shard in memory at a time."""
+    named = [(f, name) for f, name in zip(recipe.filters, recipe.columns(), strict=True) if not f.whole]
+    scores = {name: store.read_scores(shards, f.identity())["score"] for f, name in named}
+    generator = publish.public_name(str(getattr(recipe.generator, "model", recipe.generator.kind)))
+    at = 0
+    for shard in shards:
+        rows = store.mark(shard)["rows"]
+        keep = np.flatnonzero(selection.keep[at : at + rows])
+        if len(keep):
+            table = store.read_shard(shard).take(keep)
+            for offset, row in zip(keep, table.to_pylist(), strict=True):
+                own = {name: float(values[at + offset]) for name, values in scores.items()}
+                yield {**row, **own, "image": images.decode(row["image"]), "generator": generator}
+        at += rows

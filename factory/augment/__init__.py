@@ -1,0 +1,1 @@
+"""Changes to the images that a request is conditioned on."""

@@ -1,0 +1,1 @@
+"""How real images, labels and text steer a generator."""

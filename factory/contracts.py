@@ -1,0 +1,219 @@
+"""The whole extension surface: six contracts, one abstract method each. A kind is a class in one file of its room.
+
+A kind's fields are its YAML keys. Kinds import torch and models inside `open`, never at the top of the file, so that a
+recipe can be checked and planned in a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from factory.records import Annotations, Example, Inputs, Request, Samples
+
+
+class Kind(BaseModel):
+    """What every kind is: frozen, and its fields are its YAML keys; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    @property
+    def kind(self) -> str:
+        """The name that a recipe uses for this kind."""
+        module = type(self).__module__
+        return module.rsplit(".", 1)[-1] if module.startswith("factory.") else f"{module}.{type(self).__qualname__}"
+
+    def settings(self, exclude: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """This kind as JSON values, with its name: what identities and provenance are made of."""
+        return {"kind": self.kind, **self.model_dump(mode="json", exclude=set(exclude))}
+
+
+class Table(Protocol):
+    """An opened source: real images by index, decoded when read.
+
+    labels: int32 [N], -1 unlabelled.  captions: one per row, or None without a caption column.
+    fingerprint: hex digest of the selected rows' content and labels; moving the files does not change it.
+    """
+
+    class_names: list[str]
+    labels: np.ndarray
+    captions: list[str] | None
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Example:
+        """Decode one row. Raises Undecodable."""
+        ...
+
+
+class Source(Kind, ABC):
+    """Real images to condition on."""
+
+    @abstractmethod
+    def open(self) -> Table:
+        """Find the rows (split, shots per class, seed) without decoding them. Raises UserError."""
+
+
+class Prompts(Kind, ABC):
+    """Text for requests."""
+
+    @abstractmethod
+    def texts(self, class_names: Sequence[str], seed: int) -> list[list[str]]:
+        """For each class its distinct prompts, in the order in which requests use them (request k takes k mod len)."""
+
+
+class Augment(Kind, ABC):
+    """A change to a condition image; whatever moves pixels moves the annotations with them."""
+
+    @abstractmethod
+    def apply(
+        self, image: np.ndarray, annotations: Annotations | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Annotations | None, dict[str, float | int | str]]:
+        """uint8 [H, W, 3] -> the same type, its annotations, and what was drawn."""
+
+
+class Condition(Kind, ABC):
+    """How real images, labels and text steer the generator.
+
+    needs: what the pipeline must take: any of text, class_label, image (an initial image), image_embedding.
+    parents: how many real images of the class one request is conditioned on.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    parents: ClassVar[int] = 0
+
+    def required(self) -> frozenset[str]:
+        """The needs of this very configuration; `needs` unless a field changes them."""
+        return self.needs
+
+    def parent_count(self) -> int:
+        """The parents of this very configuration; `parents` unless a field changes them."""
+        return self.parents
+
+    @abstractmethod
+    def prepare(self, request: Request, parents: Sequence[Example], rng: np.random.Generator) -> Inputs:
+        """A pure function of its arguments: what the generator gets for one request."""
+
+
+class OpenGenerator(Protocol):
+    """A loaded generator.
+
+    accepts: the needs it can honour.  why_not(need): one sentence for an error message.
+    """
+
+    accepts: frozenset[str]
+
+    def check(self, needs: frozenset[str], class_names: Sequence[str]) -> None:
+        """Raise UserError when a condition with these needs cannot be honoured, before any image is made."""
+        ...
+
+    def generate(self, seeds: Sequence[int], inputs: Sequence[Inputs]) -> list[np.ndarray]:
+        """One image per input, uint8 [H, W, 3]; image i depends on seeds[i] and inputs[i] (and the batch's shape) alone."""
+        ...
+
+
+class Generator(Kind, ABC):
+    """What makes pixels. `batch` images are denoised together; it is part of the plan, since float sums depend on it."""
+
+    batch: int = Field(16, ge=1, description="Images denoised together; part of the plan's identity.")
+
+    @abstractmethod
+    def open(self, device: str) -> OpenGenerator:
+        """Load the models on a device. Raises UserError for a missing or unsafe model."""
+
+
+RULE_FIELDS = frozenset({"min", "max", "between", "keep_top", "per"})
+
+
+@dataclass(frozen=True)
+class FilterContext:
+    """What a filter may know when it opens. table is None when there are no real images to compare with."""
+
+    device: str
+    class_names: list[str]
+    table: Table | None
+    cache: Path | None = None
+
+
+class Scorer(Protocol):
+    def score(self, samples: Samples) -> dict[str, np.ndarray]:
+        """Columns [N] or [N, D] for a batch; the column "score" is what the rule reads; NaN where there is no answer."""
+        ...
+
+
+class Filter(Kind, ABC):
+    """A score for every image, and a rule that decides from the score. Changing the rule costs no model.
+
+    whole: the rule needs all rows at once (near-duplicates), so `score` gives columns but no "score".
+    """
+
+    whole: ClassVar[bool] = False
+
+    min: float | None = Field(None, description="Keep rows whose score is at least this.")
+    max: float | None = Field(None, description="Keep rows whose score is at most this.")
+    between: tuple[float, float] | None = Field(None, description="Keep rows whose score lies in this closed band.")
+    keep_top: str | int | None = Field(None, description="Keep the best share ('80%') or number of rows.")
+    per: Literal["class", "all"] = Field("class", description="What keep_top ranks within.")
+
+    @model_validator(mode="after")
+    def _rule_makes_sense(self) -> Filter:
+        if self.between is not None and (self.min is not None or self.max is not None):
+            raise ValueError("between excludes min and max; use one of them")
+        low, high = self.bounds()
+        if low > high:
+            raise ValueError(f"nothing can be between {low:g} and {high:g}; swap the bounds")
+        if self.keep_top is not None:
+            self.top()
+        return self
+
+    def bounds(self) -> tuple[float, float]:
+        """The closed interval of scores that are kept."""
+        if self.between is not None:
+            return self.between
+        return (-np.inf if self.min is None else self.min, np.inf if self.max is None else self.max)
+
+    def top(self) -> tuple[float, bool]:
+        """keep_top as (amount, is a share in (0, 1])."""
+        text = str(self.keep_top).strip()
+        try:
+            value, share = (float(text[:-1]) / 100, True) if text.endswith("%") else (float(int(text)), False)
+        except ValueError:
+            raise ValueError(f"keep_top is a share such as '80%' or a whole number of images, not {text!r}") from None
+        if value <= 0 or (share and value > 1):
+            raise ValueError(f"keep_top must be above 0 and at most 100%, not {text!r}")
+        return value, share
+
+    def identity(self) -> str:
+        """Names the stored score columns: what was measured, without the rule that reads it."""
+        return hashlib.sha256(json.dumps(self.settings(RULE_FIELDS), sort_keys=True).encode()).hexdigest()[:16]
+
+    @abstractmethod
+    def open(self, context: FilterContext) -> Scorer:
+        """Load what scoring needs. Raises UserError."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What an exporter needs beside the rows. columns: provenance and score columns, name -> 'string', 'int64', 'float32' or 'list<string>'."""
+
+    name: str
+    class_names: list[str]
+    columns: dict[str, str]
+    rows: int
+
+
+class Exporter(Kind, ABC):
+    """A selection on disk in a format that people load."""
+
+    @abstractmethod
+    def write(self, rows: Iterable[dict[str, Any]], info: DatasetInfo, folder: Path) -> None:
+        """Write rows {image: uint8 [H, W, 3], label: int, …provenance} into an empty folder, in order, streaming."""

@@ -1,0 +1,284 @@
+"""Image and text embeddings shared by filters, evaluation and training; a model is opened once per process.
+
+Arithmetic is float32 on every device unless a caller asks for less on a GPU, so that one threshold means the same
+everywhere: on CUDA convolutions may round to TF32, which moves a cosine by about 1e-4 at most.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from factory import images
+from factory.contracts import Table
+from factory.errors import Undecodable, UserError
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+CHUNK = 64  # images per forward pass, and source rows per cached file; values depend on it in the last bits
+REMEMBERED_TEXTS = 65536
+_PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_PREFERRED = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
+
+
+class Encoder(Protocol):
+    """An opened encoder.
+
+    dim: length of an embedding.  logit_scale: what the model was trained to multiply cosines by.
+    identity: hex digest of everything that decides an embedding; where the weights came from does not matter.
+    """
+
+    dim: int
+    logit_scale: float
+
+    @property
+    def identity(self) -> str: ...
+
+    def encode_images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """uint8 [H, W, 3] each, of any sizes -> float32 [N, dim] of unit length."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [N, dim] of unit length; a text's embedding never depends on its batch-mates."""
+        ...
+
+
+def open(model: str, device: str, dtype: Dtype = "float32") -> Encoder:
+    """The encoder of this name, loaded at most once per process. Raises UserError.
+
+    model: "ARCH/TAG" of open_clip ("ViT-B-32/laion2b_s34b_b79k"), a local open_clip folder, or "hf-hub:org/name".
+    dtype: honoured on CUDA; every other device computes in float32.
+    """
+    return _open(model, device, dtype if device.startswith("cuda") else "float32")
+
+
+@cache
+def _open(model: str, device: str, dtype: Dtype) -> Encoder:
+    if model.startswith("timm:"):  # image-only encoders belong here, as a second class beside OpenClip
+        raise UserError(f"model {model!r}: image-only encoders are not supported yet; name an open_clip model")
+    return OpenClip(model, device, dtype)
+
+
+class OpenClip:
+    """A dual encoder of open_clip (Ilharco et al. 2021) with the model's own preprocessing and tokenizer."""
+
+    def __init__(self, model: str, device: str, dtype: Dtype) -> None:
+        import torch
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        network, self._tokenizer, self.dim = _load(model, device, dtype)
+        self._network: Any = network.eval().requires_grad_(False)
+        self._device = torch.device(device)
+        self._dtype = getattr(torch, dtype)
+        self._preprocessing: dict[str, Any] = dict(network.visual.preprocess_cfg)
+        self._transform = image_transform_v2(PreprocessCfg(**self._preprocessing), is_train=False)
+        self.logit_scale = float(network.logit_scale.detach().float().exp().reshape(-1)[0])
+        self._text = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode_text)
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of the loaded weights, their precision and the preprocessing."""
+        import torch
+
+        digest = hashlib.sha256(json.dumps([str(self._dtype), self._preprocessing], sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self._network.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:32]
+
+    def encode_images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """uint8 [H, W, 3] each, of any sizes -> float32 [N, dim] of unit length."""
+        import torch
+
+        rows = [np.empty((0, self.dim), np.float32)]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow and torch let go of the interpreter lock
+            for start in range(0, len(pictures), CHUNK):
+                batch = torch.stack(list(pool.map(self._prepare, pictures[start : start + CHUNK])))
+                rows.append(self._unit("encode_image", batch.to(self._device, self._dtype)))
+        return np.concatenate(rows)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [N, dim] of unit length; each distinct text is encoded alone and remembered. Long texts are cut by the tokenizer."""
+        return np.stack([self._text(text) for text in texts]) if texts else np.empty((0, self.dim), np.float32)
+
+    def _prepare(self, picture: np.ndarray) -> Any:
+        return self._transform(images.to_pil(picture))
+
+    def _encode_text(self, text: str) -> np.ndarray:
+        row = self._unit("encode_text", self._tokenizer([text]).to(self._device))[0]
+        row.flags.writeable = False  # the same array answers every later call
+        return row
+
+    def _unit(self, method: str, batch: Any) -> np.ndarray:
+        import torch
+
+        # A caller's autocast would change the precision, and with it the scores.
+        with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
+            features = getattr(self._network, method)(batch).float()
+            unit: np.ndarray = torch.nn.functional.normalize(features, dim=-1).cpu().numpy()
+        return unit
+
+
+def _load(model: str, device: str, dtype: Dtype) -> tuple[Any, Any, int]:
+    """Network, tokenizer and embedding length. Raises UserError."""
+    import open_clip
+    from open_clip.factory import load_checkpoint
+
+    name, options, weights = _resolve(model)
+    logging.getLogger().addFilter(_is_true)
+    try:
+        network = open_clip.create_model(
+            name, device=device, precision=_PRECISION[dtype], pretrained_text=False, require_pretrained=weights is None, **options
+        )
+        if weights is not None:
+            load_checkpoint(network, str(weights))
+        return network, open_clip.get_tokenizer(name), int(open_clip.get_model_config(name)["embed_dim"])
+    except Exception as error:  # a damaged file, a foreign config and a broken network each raise their own type
+        raise _cannot_open(model, error) from error
+    finally:
+        logging.getLogger().removeFilter(_is_true)
+
+
+def _is_true(record: logging.LogRecord) -> bool:
+    """False for open_clip's warning about random weights, which are replaced a moment later."""
+    return "initialized randomly" not in record.getMessage()
+
+
+def _resolve(model: str) -> tuple[str, dict[str, Any], Path | None]:
+    """open_clip's name, options for create_model, and for a local folder the weights to load afterwards."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    if model.startswith("hf-hub:"):
+        _require_safe_hub_weights(model)
+        return model, {}, None
+    architecture, _, tag = model.rpartition("/")
+    architecture = architecture.replace("/", "-")
+    known = get_pretrained_cfg(architecture, tag)
+    if known:
+        # open_clip only warns when an architecture and its weights disagree on the activation; the scores would be wrong.
+        return architecture, {"pretrained": tag, "force_quick_gelu": bool(known.get("quick_gelu"))}, None
+    folder = Path(model).expanduser().absolute()
+    if not folder.is_dir():
+        raise _unknown(model, folder)
+    # open_clip's own choice may fall on a pickle beside the safetensors, so the file is chosen here.
+    return f"local-dir:{folder}", {"load_weights": False}, _weights(folder)
+
+
+def _weights(folder: Path) -> Path:
+    if not (folder / "open_clip_config.json").is_file():
+        raise UserError(f"{folder} has no open_clip_config.json; a local encoder is a folder with that file and safetensors weights")
+    safe = sorted(folder.glob("*.safetensors"))
+    chosen = next((folder / name for name in _PREFERRED if folder / name in safe), safe[0] if len(safe) == 1 else None)
+    if chosen is not None:
+        return chosen
+    if safe:
+        raise UserError(f"{folder} has several weights ({', '.join(path.name for path in safe)}); name one of them {_PREFERRED[0]}")
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+    if pickled:
+        raise UserError(f"{folder / pickled[0]} is a pickle, which can run code when opened; convert it to {_PREFERRED[0]}")
+    raise UserError(f"{folder} has no weights; put {_PREFERRED[0]} there")
+
+
+def _require_safe_hub_weights(model: str) -> None:
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    try:
+        path = download_pretrained_from_hf(model.removeprefix("hf-hub:"))
+    except Exception as error:
+        raise _cannot_open(model, error) from error
+    if not str(path).endswith(".safetensors"):
+        raise UserError(f"model {model!r} has only pickled weights, which can run code when opened; convert them to {_PREFERRED[0]}")
+
+
+def _unknown(model: str, folder: Path) -> UserError:
+    import open_clip
+
+    if model.startswith(("/", ".", "~")):
+        return UserError(f"model folder {folder} does not exist")
+    offered = [f"{architecture}/{tag}" for architecture, tag in open_clip.list_pretrained()]
+    stem = model.rpartition("/")[0] or model
+    near = difflib.get_close_matches(model, offered, n=3) or [name for name in offered if name.startswith(stem + "/")][:3]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"names look like {offered[0]}"
+    return UserError(f"no open_clip model {model!r} and no folder {folder}; {hint}")
+
+
+def _cannot_open(model: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    remote = not Path(model).expanduser().is_dir()
+    hint = "; without a network, use a local open_clip folder or a model that was downloaded before" if remote else ""
+    return UserError(f"cannot open model {model!r}: {reason}{hint}")
+
+
+class ParentEmbeddings:
+    """Embeddings of a table's real images, each computed once in fixed chunks of consecutive rows.
+
+    The chunks make a value independent of who asks first and of how many workers there are; with a cache folder the
+    workers also share them. Files are named by content, so a changed source or model never meets an old value.
+    """
+
+    def __init__(self, table: Table, encoder: Encoder, cache: Path | None) -> None:
+        self._table, self._encoder = table, encoder
+        self._folder = None if cache is None else cache / "embeddings"
+        self._chunks: dict[int, np.ndarray] = {}
+
+    def get(self, indices: Sequence[int]) -> np.ndarray:
+        """float32 [N, dim] of unit length, in the order asked; NaN for an image that cannot be decoded."""
+        rows = np.empty((len(indices), self._encoder.dim), np.float32)
+        for row, index in enumerate(indices):
+            if not 0 <= index < len(self._table):
+                raise IndexError(f"source row {index} of {len(self._table)}")
+            number = index // CHUNK
+            if number not in self._chunks:
+                self._chunks[number] = self._chunk(number)
+            rows[row] = self._chunks[number][index % CHUNK]
+        return rows
+
+    def _chunk(self, number: int) -> np.ndarray:
+        span = range(number * CHUNK, min((number + 1) * CHUNK, len(self._table)))
+        if self._folder is None:
+            return self._encode(span)
+        # The fingerprint stands for every row's content, so a hit decodes nothing.
+        key = f"{self._encoder.identity} {self._table.fingerprint} {span.start} {span.stop}"
+        path = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+        stored = _stored(path, (len(span), self._encoder.dim))
+        if stored is None:
+            stored = self._encode(span)
+            _store(path, stored)
+        return stored
+
+    def _encode(self, span: range) -> np.ndarray:
+        rows = np.full((len(span), self._encoder.dim), np.nan, np.float32)
+        decoded: dict[int, np.ndarray] = {}
+        for position, index in enumerate(span):
+            try:
+                decoded[position] = self._table.read(index).image
+            except Undecodable:
+                continue
+        rows[list(decoded)] = self._encoder.encode_images(list(decoded.values()))
+        return rows
+
+
+def _stored(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """The array in a cache file, or None when it is absent, torn or foreign: it can always be computed again."""
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape and array.dtype == np.float32 else None
+
+
+def _store(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.stem}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    with scratch.open("wb") as file:
+        np.save(file, array)
+    os.replace(scratch, path)

@@ -1,0 +1,1 @@
+"""Selections on disk, in formats that people load."""

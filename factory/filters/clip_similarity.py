@@ -1,0 +1,55 @@
+"""Does the picture show what the text says? Cosine of image and text embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from factory.contracts import FilterContext
+from factory.encoders import Encoder
+from factory.errors import UserError
+from factory.filters import _templates
+from factory.filters._encoded import EncodedFilter, cosine, encode
+from factory.records import Samples
+
+
+class ClipSimilarity(EncodedFilter):
+    """score: cosine of image and prompt in [-1, 1] (Hessel et al. 2021 without their factor 2.5); NaN without a prompt."""
+
+    prompt: str | None = Field(None, description="Text to compare with, of {label} and {prompt}; without it, each image's own prompt.")
+
+    @field_validator("prompt")
+    @classmethod
+    def _fillable(cls, prompt: str | None) -> str | None:
+        return None if prompt is None else _templates.check(prompt, frozenset({"label", "prompt"}))
+
+    def open(self, context: FilterContext) -> Scorer:
+        if self.prompt is not None and "label" in _templates.placeholders(self.prompt) and not context.class_names:
+            raise UserError("clip_similarity: the prompt has {label} but the data has no class names; take {label} out")
+        return Scorer(self.encoder(context), self.prompt, context.class_names)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    encoder: Encoder
+    template: str | None
+    class_names: Sequence[str]
+
+    def score(self, samples: Samples) -> dict[str, np.ndarray]:
+        score = np.full(len(samples), np.nan, np.float32)
+        texts = [self._text(prompt, int(label)) for prompt, label in zip(samples.prompts, samples.labels, strict=True)]
+        asked = [row for row, text in enumerate(texts) if text]
+        pictures = encode(self.encoder, samples)
+        score[asked] = cosine(pictures[asked], self.encoder.encode_texts([texts[row] for row in asked]))
+        return {"score": score}
+
+    def _text(self, prompt: str, label: int) -> str:
+        """The text for one sample; empty where the template asks for the label of an unlabelled one."""
+        if self.template is None:
+            return prompt
+        if label < 0:
+            return "" if "label" in _templates.placeholders(self.template) else self.template.format(prompt=prompt)
+        return self.template.format(prompt=prompt, label=self.class_names[label] if self.class_names else "")

@@ -1,0 +1,151 @@
+"""Real images -> the embeddings that a pipeline is conditioned on, by the pipeline's own image encoder.
+
+A route knows which argument of the call takes the embeddings, how the pipeline makes them, and how their rows for a batch
+are laid out. Rows that a condition mixes are the conditional ones only: the unconditional half for classifier-free
+guidance, and unCLIP's noise-level half, are added by the route or the pipeline afterwards.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from factory.images import to_pil
+from factory.records import Inputs
+
+
+class EmbedRoute(ABC):
+    """target: the pipeline to call, which for combined pipelines is their decoder."""
+
+    def __init__(self, target: Any):
+        self.target = target
+
+    @abstractmethod
+    def encode(self, pictures: list[Image.Image]) -> Any:
+        """Pictures -> tensor [N, …], one conditional row each."""
+
+    @abstractmethod
+    def arguments(self, rows: Any, guided: bool) -> dict[str, Any]:
+        """Conditional rows [B, …] -> arguments of the call. guided: the pipeline will do classifier-free guidance."""
+
+
+def find(pipe: Any, adapted: bool) -> EmbedRoute | None:
+    """The way into this pipeline for image embeddings, or None. adapted: an image-prompt adapter is loaded."""
+    parameters = inspect.signature(pipe.__call__).parameters
+    if "ip_adapter_image_embeds" in parameters and adapted:
+        return _Adapter(pipe) if getattr(pipe, "image_encoder", None) is not None else None
+    name = next((name for name in ("image_embeds", "image_embeddings") if name in parameters), None)
+    if name and (callable(getattr(pipe, "encode_image", None)) or getattr(pipe, "image_encoder", None) is not None):
+        return _Direct(pipe, name)
+    prior, decoder = getattr(pipe, "prior_pipe", None), getattr(pipe, "decoder_pipe", None)
+    if hasattr(prior, "get_zero_embed") and decoder is not None and "negative_image_embeds" in inspect.signature(decoder.__call__).parameters:
+        return _Combined(prior, decoder)
+    return None
+
+
+def mix(route: EmbedRoute, inputs: Sequence[Inputs]) -> Any:
+    """Encode every image of a batch in order and combine each request's rows as its condition asks -> tensor [B, …]."""
+    import torch
+
+    with torch.no_grad():
+        encoded = route.encode([to_pil(image) for one in inputs for image in one.images])
+    shape = tuple(encoded.shape[1:])
+    rows, start = [], 0
+    for one in inputs:
+        own = encoded[start : start + len(one.images)]
+        start += len(one.images)
+        if one.combine is None:
+            rows.append(own[0])
+            continue
+        mixed = np.asarray(one.combine(own.float().cpu().numpy().reshape(len(own), -1)), dtype=np.float32)
+        if mixed.size != own[0].numel():
+            raise ValueError(f"combine must give one embedding of {own[0].numel()} numbers, not {mixed.shape}")
+        rows.append(torch.from_numpy(mixed.reshape(shape)).to(own))
+    return torch.stack(rows)
+
+
+class _Direct(EmbedRoute):
+    """Pipelines whose call takes `image_embeds`: unCLIP, and the project's own."""
+
+    def __init__(self, target: Any, name: str):
+        super().__init__(target)
+        self.name = name
+
+    def encode(self, pictures: list[Image.Image]) -> Any:
+        if callable(getattr(self.target, "encode_image", None)):
+            return _first(_by_name(self.target.encode_image, pictures, self.target, {}))
+        return _projected(self.target.image_encoder, _processor(self.target), pictures, self.target)
+
+    def arguments(self, rows: Any, guided: bool) -> dict[str, Any]:
+        return {self.name: rows}
+
+
+class _Combined(EmbedRoute):
+    """Kandinsky 2: the prior would make an image embedding from text; a real image's embedding goes to the decoder instead."""
+
+    def __init__(self, prior: Any, decoder: Any):
+        super().__init__(decoder)
+        self.prior = prior
+
+    def encode(self, pictures: list[Image.Image]) -> Any:
+        return _projected(self.prior.image_encoder, _processor(self.prior), pictures, self.prior)
+
+    def arguments(self, rows: Any, guided: bool) -> dict[str, Any]:
+        return {"image_embeds": rows, "negative_image_embeds": self.prior.get_zero_embed(len(rows), rows.device).to(rows)}
+
+
+class _Adapter(EmbedRoute):
+    """Image-prompt adapters: embeddings [B, 1, …], after as many unconditional ones where the pipeline expects these."""
+
+    def __init__(self, target: Any):
+        super().__init__(target)
+        self.unconditional: Any = None
+        prepare = inspect.signature(target.prepare_ip_adapter_image_embeds).parameters
+        self.halves = "do_classifier_free_guidance" in prepare
+        annotation = str(inspect.signature(target.__call__).parameters["ip_adapter_image_embeds"].annotation)
+        self.listed = "list[" in annotation.casefold()
+
+    def encode(self, pictures: list[Image.Image]) -> Any:
+        from diffusers.models.embeddings import ImageProjection
+
+        denoiser = getattr(self.target, "unet", None) or self.target.transformer
+        layers = getattr(getattr(denoiser, "encoder_hid_proj", None), "image_projection_layers", [None])
+        encoded = _by_name(self.target.encode_image, pictures, self.target, {"output_hidden_states": not isinstance(layers[0], ImageProjection)})
+        self.unconditional = encoded[1][:1] if isinstance(encoded, tuple) else None
+        return _first(encoded)
+
+    def arguments(self, rows: Any, guided: bool) -> dict[str, Any]:
+        import torch
+
+        if self.halves and guided:
+            empty = torch.zeros_like(rows) if self.unconditional is None else self.unconditional.expand_as(rows)
+            rows = torch.cat([empty, rows])
+        rows = rows[:, None] if self.listed else rows if rows.ndim > 2 else rows[:, None]
+        return {"ip_adapter_image_embeds": [rows] if self.listed else rows}
+
+
+def _processor(pipe: Any) -> Any:
+    found = getattr(pipe, "feature_extractor", None)
+    return found if found is not None else pipe.image_processor
+
+
+def _projected(encoder: Any, processor: Any, pictures: list[Image.Image], pipe: Any) -> Any:
+    pixels = processor(images=pictures, return_tensors="pt").pixel_values
+    encoded = encoder(pixels.to(device=pipe._execution_device, dtype=next(encoder.parameters()).dtype))
+    return encoded.image_embeds if hasattr(encoded, "image_embeds") else encoded.pooler_output
+
+
+def _by_name(method: Any, pictures: list[Image.Image], pipe: Any, extra: dict[str, Any]) -> Any:
+    """Call a pipeline's image encoding with what its signature asks for."""
+    offered = {"image": pictures, "images": pictures, "device": pipe._execution_device, "num_images_per_prompt": 1, **extra}
+    parameters = inspect.signature(method).parameters
+    return method(**{name: value for name, value in offered.items() if name in parameters})
+
+
+def _first(encoded: Any) -> Any:
+    return encoded[0] if isinstance(encoded, tuple) else encoded

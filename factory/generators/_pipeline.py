@@ -1,0 +1,262 @@
+"""A loaded pipeline that honours a condition's needs and makes images that depend on their own requests alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from factory.errors import UserError
+from factory.generators import _embed, _labels
+from factory.generators._arguments import guidance_name, guided, negative_prompt, parameters, settled
+from factory.generators._encode import PromptMemo, Split
+from factory.generators._load import Loaded, place, quiet
+from factory.generators._noise import fenced, generators
+from factory.generators._sizes import fit
+from factory.images import from_output
+from factory.records import Inputs
+
+if TYPE_CHECKING:
+    from factory.generators.diffusers import Diffusers
+
+log = logging.getLogger(__name__)
+NEEDS = ("text", "class_label", "image", "image_embedding")
+
+
+class OpenDiffusers:
+    """The pipeline, the memo of its prompts, and the mode that the condition needs.
+
+    alone: why images are made one per call, or None where batches are denoised together.
+    flagged: how many images the model's own safety checker has blackened.
+    """
+
+    def __init__(self, kind: Diffusers, loaded: Loaded, device: str):
+        self.kind, self.device = kind, device
+        self.base, self.located = loaded.pipe, loaded.located
+        self.memo = PromptMemo()
+        self.alone: str | None = None
+        self.flagged = 0
+        self._siblings: dict[str, Any] = {}
+        self._noise_device = "cpu"
+        self._needs: frozenset[str] | None = None
+        self._ids: list[int] | None = None
+        self.accepts = frozenset(need for need in NEEDS if not self.why_not(need))
+
+    def why_not(self, need: str) -> str:
+        """One sentence for an error message: why this pipeline cannot take a need; empty where it can."""
+        name, known = type(self.base).__name__, parameters(self.base)
+        if need == "text" and "prompt" not in known:
+            return f"{name} takes no prompt"
+        if need == "class_label" and ("class_labels" not in known or _labels.count(self.base) is None):
+            return f"{name} has no class labels"
+        if need == "image" and self._image_to_image() is None:
+            other = "its `image` is no initial image, as it takes no strength" if "image" in known else "diffusers has no image-to-image sibling of it"
+            return f"{name} cannot start from an image: {other}"
+        if need == "image_embedding" and self._route(self.base) is None:
+            return f"{name} has no way in for image embeddings; " + (
+                "load an ip_adapter" if hasattr(self.base, "load_ip_adapter") else "choose a pipeline with an image encoder, such as unCLIP"
+            )
+        return "" if need in NEEDS else f"{name} knows no such input"
+
+    def check(self, needs: frozenset[str], class_names: Sequence[str]) -> None:
+        """Settle how this condition is honoured. Raises UserError when it cannot be, before any image is made."""
+        for need in sorted(needs - self.accepts):
+            raise UserError(f"generator: the condition needs {need}, but {self.why_not(need)}; it can take: {', '.join(sorted(self.accepts)) or 'nothing'}")
+        pipe = self._mode(needs)
+        route = self._route(pipe) if "image_embedding" in needs else None
+        self._refuse_missing(pipe, needs)
+        target = route.target if route else pipe
+        settings = settled(target, self.kind, resizes="image" in needs)
+        ids = _labels.match(self.base, class_names, self.kind.class_ids) if "class_label" in needs else None
+        self._refuse_unset(target, needs, route, settings)
+        with quiet():
+            place(pipe, self.kind, self.device)
+            self.memo.install(pipe)
+        self._needs, self._pipe, self._embed, self._settings, self._ids = needs, target, route, settings, ids
+
+    def generate(self, seeds: Sequence[int], inputs: Sequence[Inputs]) -> list[np.ndarray]:
+        """One image per input, uint8 [H, W, 3]; image i depends on seeds[i] and inputs[i] (and the batch's shape) alone."""
+        if self._needs is None:
+            self.check(_needs_of(inputs), [])
+        groups: dict[float | None, list[int]] = {}
+        for index, one in enumerate(inputs):  # the call takes one strength for its whole batch
+            groups.setdefault(one.strength if "image" in (self._needs or ()) else None, []).append(index)
+        made: dict[int, np.ndarray] = {}
+        for group in groups.values():
+            images = self._make([seeds[index] for index in group], [inputs[index] for index in group])
+            made.update(zip(group, images, strict=True))
+        return [made[index] for index in range(len(inputs))]
+
+    def describe(self) -> dict[str, Any]:
+        """What made the images, as JSON values, for provenance."""
+        import diffusers
+        import torch
+
+        folder = self.located.folder
+        weights = sorted(path for suffix in ("*.safetensors", "*.bin") for path in folder.rglob(suffix))
+        pipe = self._pipe if self._needs is not None else self.base
+        name = guidance_name(pipe)
+        return {
+            "pipeline": type(pipe).__name__,
+            "model": self.kind.model,
+            "revision": self.kind.revision,
+            "commit": self.located.commit,
+            "scheduler": type(getattr(pipe, "scheduler", None)).__name__,
+            "dtype": str(getattr(pipe, "dtype", "")).removeprefix("torch."),
+            "guidance": {name: self._settings.get(name, parameters(pipe)[name].default)} if name and self._needs is not None else {},
+            "weights": {str(path.relative_to(folder)): path.stat().st_size for path in weights},
+            "diffusers": diffusers.__version__,
+            "torch": str(torch.__version__),
+            "prompts_encoded_once": bool(self.memo.wrapped) and not self.memo.bypassed,
+            "one_image_per_call": self.alone,
+        }
+
+    def _mode(self, needs: frozenset[str]) -> Any:
+        if "image" in needs:
+            return self._image_to_image()
+        if {"image", "strength"} <= parameters(self.base).keys():  # a saved image-to-image pipeline, asked for text to image
+            return self._sibling("AutoPipelineForText2Image") or self.base
+        return self.base
+
+    def _image_to_image(self) -> Any:
+        """The pipeline that starts from an image: this one, or its sibling on the same weights, or None."""
+        if {"image", "strength"} <= parameters(self.base).keys():
+            return self.base
+        found = self._sibling("AutoPipelineForImage2Image")
+        return found if found is not None and {"image", "strength"} <= parameters(found).keys() else None
+
+    def _sibling(self, task: str) -> Any:
+        import diffusers
+
+        if task not in self._siblings:
+            try:
+                with quiet():
+                    self._siblings[task] = getattr(diffusers, task).from_pipe(self.base)
+            except ValueError:  # how diffusers says that the family has none
+                self._siblings[task] = None
+        return self._siblings[task]
+
+    def _route(self, pipe: Any) -> _embed.EmbedRoute | None:
+        return _embed.find(pipe, adapted=self.kind.ip_adapter is not None)
+
+    def _refuse_missing(self, pipe: Any, needs: frozenset[str]) -> None:
+        """Refuse a condition that leaves out what the pipeline cannot do without."""
+        known, name = parameters(pipe), type(pipe).__name__
+        if "class_labels" in known and known["class_labels"].default is known["class_labels"].empty and "class_label" not in needs:
+            raise UserError(f"generator: {name} makes images of a class, and the condition gives no class_label; choose one that does")
+        embeds = {"image", "image_embeds"} <= known.keys() and "strength" not in known
+        if "image_embedding" not in needs and (embeds or self.kind.ip_adapter):
+            what = "an ip_adapter is loaded" if self.kind.ip_adapter else f"{name} is steered by image embeddings"
+            raise UserError(f"generator: {what}, and the condition gives no image_embedding; choose one that does")
+
+    def _refuse_unset(self, pipe: Any, needs: frozenset[str], route: _embed.EmbedRoute | None, settings: dict[str, Any]) -> None:
+        given = {"prompt", "generator", "batch_size", *settings}
+        given |= {"class_labels"} if "class_label" in needs else set()
+        given |= {"image", "strength"} if "image" in needs else set()
+        given |= {"image_embeds", "image_embeddings", "negative_image_embeds"} if route else set()
+        unset = [name for name, one in parameters(pipe).items() if one.default is one.empty and name not in given]
+        if unset:
+            raise UserError(f"generator.call: {type(pipe).__name__} cannot be called without {', '.join(unset)}; set it there, or choose another pipeline")
+
+    def _make(self, seeds: Sequence[int], inputs: Sequence[Inputs]) -> list[np.ndarray]:
+        """Denoise one batch, in as few calls as this pipeline allows without one image depending on another."""
+        import torch
+
+        if len(seeds) > 1 and self.alone is None and "generator" not in parameters(self._pipe):
+            self.alone = "the pipeline takes no generator"
+        if len(seeds) > 1 and self.alone:
+            return [image for seed, one in zip(seeds, inputs, strict=True) for image in self._make([seed], [one])]
+        try:
+            with quiet(), torch.no_grad(), fenced(seeds, self.device) as draws:
+                result = self._pipe(**self._arguments(seeds, inputs))
+        except Split as split:
+            covered = sorted(index for group in split.groups for index in group) == list(range(len(seeds)))
+            groups = split.groups if covered else [[index] for index in range(len(seeds))]
+            return self._in_groups(groups, seeds, inputs)
+        except Exception as error:
+            if not self._adapts(error):
+                raise self._explained(error, len(seeds)) from error
+            return self._make(seeds, inputs)
+        if draws.used and len(seeds) > 1:  # its global noise would depend on who else is in the batch
+            self.alone = "the pipeline or its scheduler draws noise without a generator"
+            return self._make(seeds, inputs)
+        return self._images(result, len(seeds))
+
+    def _in_groups(self, groups: list[list[int]], seeds: Sequence[int], inputs: Sequence[Inputs]) -> list[np.ndarray]:
+        made: dict[int, np.ndarray] = {}
+        for group in groups:
+            made.update(zip(group, self._make([seeds[index] for index in group], [inputs[index] for index in group]), strict=True))
+        return [made[index] for index in range(len(seeds))]
+
+    def _arguments(self, seeds: Sequence[int], inputs: Sequence[Inputs]) -> dict[str, Any]:
+        """This batch's arguments beside the settled ones. A later sweep of settings per request would split batches as strength does."""
+        known, needs = parameters(self._pipe), self._needs or frozenset()
+        noise = generators(seeds, self._noise_device)
+        offered: dict[str, Any] = {
+            "prompt": [one.prompt or "" for one in inputs],
+            "batch_size": len(seeds),
+            "generator": noise[0] if self.alone else noise,
+        }
+        negative = negative_prompt(self._pipe, self.kind)
+        if negative is not None:
+            offered["negative_prompt"] = [negative] * len(seeds)
+        arguments = {name: value for name, value in offered.items() if name in known} | self._settings
+        if "class_label" in needs:
+            arguments["class_labels"] = [self._class_id(one) for one in inputs]
+        if "image" in needs:
+            arguments["image"] = fit(self._pipe, [one.images[0] for one in inputs], self.kind.height, self.kind.width)
+            if inputs[0].strength is not None:
+                arguments["strength"] = inputs[0].strength
+        if self._embed is not None:
+            arguments |= self._embed.arguments(_embed.mix(self._embed, inputs), guided(self._pipe, self._settings))
+        return arguments
+
+    def _class_id(self, one: Inputs) -> int:
+        if one.label is None or one.label < 0:
+            raise UserError("generator: the condition needs class_label, but a request has no label; the source must be labelled")
+        return self._ids[one.label] if self._ids else one.label
+
+    def _adapts(self, error: Exception) -> bool:
+        """Whether a call that failed over its generators can be made in another way; remembered for the batches to come."""
+        text = str(error)
+        if self._noise_device == "cpu" and "device type for generator" in text:
+            self._noise_device = self.device
+            return True
+        if self.alone is None and isinstance(error, TypeError | ValueError | AttributeError) and ("generator" in text.casefold() or "'list' object" in text):
+            self.alone = "the pipeline refuses a list of generators"
+            return True
+        return False
+
+    def _explained(self, error: Exception, size: int) -> Exception:
+        """A UserError for what a user can mend: memory, and arguments that the pipeline itself judges; else the error as it is."""
+        import torch
+
+        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+            return UserError(f"generator.batch: {size} images do not fit into the memory of {self.device}; lower batch, or set vae_slicing: true or offload: model")
+        last = error.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        if isinstance(error, ValueError) and last is not None and last.tb_frame.f_code.co_name in ("check_inputs", "__call__"):
+            return UserError(f"generator: {type(self._pipe).__name__} refuses its arguments: {error}")
+        return error
+
+    def _images(self, result: Any, size: int) -> list[np.ndarray]:
+        if not hasattr(result, "images"):
+            raise UserError(f"generator.model: {type(self._pipe).__name__} makes {', '.join(vars(result)) or type(result).__name__}, not images; choose the pipeline that ends in images")
+        images = from_output(result.images)
+        if len(images) != size:
+            raise ValueError(f"{type(self._pipe).__name__} made {len(images)} images for {size} requests")
+        flags = sum(map(bool, getattr(result, "nsfw_content_detected", None) or []))
+        if flags:
+            self.flagged += flags
+            log.warning("the model's safety checker blackened %d of %d images", flags, size)
+        return images
+
+
+def _needs_of(inputs: Sequence[Inputs]) -> frozenset[str]:
+    """What inputs ask for, where nobody has said it: images with a strength are initial images, others are embedded."""
+    first = inputs[0]
+    images = {"image" if first.strength is not None else "image_embedding"} if first.images else set()
+    return frozenset(images | ({"text"} if first.prompt is not None else set()))

@@ -1,0 +1,197 @@
+"""A diffusers pipeline conditioned on text, on an image's embedding, on any mix of embeddings, and on a starting image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch.nn import functional as F
+
+from factory import images as pictures
+from factory.models.clip import ClipEncoder
+from factory.models.transformer import PatchTransformer
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+class EmbeddingDiffusionPipeline(DiffusionPipeline):
+    """A rectified flow in pixel space, guided by CLIP embeddings of images (as in unCLIP, Ramesh et al. 2022) and of text."""
+
+    model_cpu_offload_seq = "clip->transformer"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(self, transformer: PatchTransformer, scheduler: FlowMatchEulerDiscreteScheduler, clip: ClipEncoder):
+        super().__init__()
+        self.register_modules(transformer=transformer, scheduler=scheduler, clip=clip)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        image: Any = None,
+        image_embeds: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        strength: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 16,
+        guidance_scale: float = 1.5,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        generator: Generators = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, torch.Tensor]] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Make images; every condition may be left out, and those given are combined.
+
+        prompt, prompt_embeds: text, or its embeddings [N, D].
+        image without strength: a variation, conditioned on the image's embedding alone; no pixel of it is used.
+        image with strength in (0, 1]: image to image (SDEdit, Meng et al. 2021): starts from the image noised to that
+        level; 1 forgets it. Conditions are then what prompt and image_embeds say.
+        image_embeds: [N, D], used as given; a mean of several images' embeddings is a mix of them.
+        height, width: pixels, multiples of the patch; the trained size where not given.
+        guidance_scale: classifier-free guidance (Ho and Salimans 2022); at most 1 turns it off.
+        generator: one, or one per image; with one per image, each image depends on its own alone.
+        latents: starting noise [N, C, height, width].
+        output_type: "pil", "np" ([N, H, W, 3] in [0, 1]) or "pt" ([N, 3, H, W] in [0, 1]); always RGB.
+        callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}); may return changed latents.
+        Raises ValueError for inputs that contradict each other.
+        """
+        side = self.transformer.config.sample_size
+        height, width = height or side, width or side
+        self._check(prompt, image, image_embeds, prompt_embeds, strength, height, width, output_type)
+        if prompt is not None:
+            prompt_embeds = self.encode_prompt(prompt)
+        if image is not None and strength is None:
+            image_embeds = self.encode_image(image)
+        start = None if strength is None else self.prepare_image(image, height, width)
+        count, (start, image_embeds, prompt_embeds) = self._batch(num_images_per_prompt, generator, latents, start, image_embeds, prompt_embeds)
+        guided = guidance_scale > 1 and (image_embeds is not None or prompt_embeds is not None)
+        negative = self.encode_prompt(negative_prompt) if negative_prompt is not None and guided else None
+        conditions = self._conditions(count, image_embeds, prompt_embeds, negative, guided)
+        timesteps = self._schedule(num_inference_steps, strength)
+        latents = self.prepare_latents(count, height, width, generator, latents, start)
+        with self.progress_bar(total=len(timesteps)) as bar:
+            for index, timestep in enumerate(timesteps):
+                velocity = self._velocity(latents, timestep, conditions, guidance_scale if guided else None)
+                latents = self.scheduler.step(velocity.float(), timestep, latents, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    latents = (callback_on_step_end(self, index, timestep, {"latents": latents}) or {}).get("latents", latents)
+                bar.update()
+        self.maybe_free_model_hooks()
+        images = self.decode(latents, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def encode_prompt(self, prompt: str | list[str], device: torch.device | str | None = None, num_images_per_prompt: int = 1) -> torch.Tensor:
+        """N texts -> prompt_embeds [N * num_images_per_prompt, D], unit rows."""
+        prompt_embeds = self.clip.encode_text([prompt] if isinstance(prompt, str) else list(prompt))
+        prompt_embeds = prompt_embeds.to(device or self._execution_device).repeat_interleave(num_images_per_prompt, dim=0)
+        return prompt_embeds
+
+    def encode_image(self, image: Any, device: torch.device | str | None = None, num_images_per_prompt: int = 1) -> torch.Tensor:
+        """PIL images, arrays or tensors (floats in [0, 1]) -> image_embeds [N * num_images_per_prompt, D], unit rows."""
+        ready = [self.clip.encode_image(torch.from_numpy(one).permute(2, 0, 1)[None]) for one in pictures.from_output(image)]
+        image_embeds = torch.cat(ready).to(device or self._execution_device).repeat_interleave(num_images_per_prompt, dim=0)
+        return image_embeds
+
+    def prepare_image(self, image: Any, height: int, width: int) -> torch.Tensor:
+        """PIL images, arrays or tensors (floats in [0, 1]) -> [N, C, height, width] in [-1, 1], C the transformer's channels."""
+        ready = []
+        for one in pictures.from_output(image):
+            x = torch.from_numpy(one).permute(2, 0, 1)[None].float() / 127.5 - 1
+            if self.transformer.config.in_channels == 1:
+                x = (x * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+            if x.shape[2:] != (height, width):
+                x = F.interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False)
+            ready.append(x)
+        return torch.cat(ready).to(self._execution_device)
+
+    def prepare_latents(
+        self, count: int, height: int, width: int, generator: Generators, latents: torch.Tensor | None, start: torch.Tensor | None
+    ) -> torch.Tensor:
+        """float32 [count, C, height, width]: noise, or the start image noised to the schedule's first level."""
+        shape = (count, self.transformer.config.in_channels, height, width)
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
+        elif tuple(latents.shape) != shape:
+            raise ValueError(f"latents must have shape {shape}, not {tuple(latents.shape)}")
+        latents = latents.to(self._execution_device, torch.float32)
+        if start is None:
+            return latents
+        level = self.scheduler.sigmas[0].to(latents.device)
+        return level * latents + (1 - level) * start
+
+    def decode(self, latents: torch.Tensor, output_type: str) -> Any:
+        """[N, C, H, W] in [-1, 1] -> RGB images of the output type."""
+        x = (latents.float() / 2 + 0.5).clamp(0, 1).expand(-1, 3, -1, -1)
+        if output_type == "pt":
+            return x
+        array = x.permute(0, 2, 3, 1).cpu().numpy()
+        return array if output_type == "np" else [pictures.to_pil(one) for one in pictures.from_output(array)]
+
+    def _velocity(self, latents: torch.Tensor, timestep: torch.Tensor, conditions: dict[str, torch.Tensor | None], guidance: float | None) -> torch.Tensor:
+        """The (guided) velocity; guidance denoises every row twice in one batch, without and with its condition."""
+        x = latents.to(self.transformer.dtype)
+        if guidance is None:
+            return self.transformer(x, timestep, **conditions)
+        without, given = self.transformer(torch.cat([x, x]), timestep, **conditions).chunk(2)
+        return without + guidance * (given - without)
+
+    def _conditions(
+        self, count: int, image_embeds: torch.Tensor | None, prompt_embeds: torch.Tensor | None, negative: torch.Tensor | None, guided: bool
+    ) -> dict[str, torch.Tensor | None]:
+        """Embeddings for the denoiser; under guidance the unconditional half comes first, zeros or the negative prompt."""
+        given = {"image_embeds": image_embeds, "prompt_embeds": prompt_embeds}
+        if not guided:
+            return given
+        if negative is not None:
+            given["prompt_embeds"] = negative.new_zeros(count, negative.shape[1]) if prompt_embeds is None else prompt_embeds
+            without = {"prompt_embeds": _repeat(negative, count)}
+        else:
+            without = {}
+        return {name: None if rows is None else torch.cat([without.get(name, torch.zeros_like(rows)), rows]) for name, rows in given.items()}
+
+    def _schedule(self, steps: int, strength: float | None) -> torch.Tensor:
+        """Timesteps from noise (or from `strength` on the way to it) down to the image, evenly spaced."""
+        top = 1.0 if strength is None else float(strength)
+        steps = max(1, round(steps * top))
+        self.scheduler.set_timesteps(sigmas=np.linspace(top, top / steps, steps).tolist(), device=self._execution_device)
+        return self.scheduler.timesteps
+
+    def _batch(self, copies: int, generator: Generators, latents: torch.Tensor | None, *rows: torch.Tensor | None) -> tuple[int, list[torch.Tensor | None]]:
+        """How many images, and every input with so many rows."""
+        counts = {len(one) for one in rows if one is not None and len(one) > 1}
+        if len(counts) > 1:
+            raise ValueError(f"prompt, image and embeddings have different lengths: {sorted(counts)}")
+        count = counts.pop() if counts else 1
+        if count == 1 and copies == 1:
+            count = len(latents) if latents is not None else len(generator) if isinstance(generator, list) else 1
+        count *= copies
+        return count, [None if one is None else _repeat(one.to(self._execution_device), count) for one in rows]
+
+    def _check(
+        self, prompt: Any, image: Any, image_embeds: Any, prompt_embeds: Any, strength: float | None, height: int, width: int, output_type: str
+    ) -> None:
+        patch = self.transformer.config.patch
+        if height % patch or width % patch:
+            raise ValueError(f"height and width must be multiples of {patch}, not {height}×{width}")
+        if prompt is not None and prompt_embeds is not None:
+            raise ValueError("prompt and prompt_embeds say the same thing; pass one of them")
+        if strength is not None and (image is None or not 0 < strength <= 1):
+            raise ValueError(f"strength needs an image and lies in (0, 1], not {strength}")
+        if image is not None and strength is None and image_embeds is not None:
+            raise ValueError("image and image_embeds both ask for a variation; pass one of them, or a strength to start from the image")
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type is 'pil', 'np' or 'pt', not {output_type!r}")
+
+
+def _repeat(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """[N, …] -> [count, …], each row as often as its neighbours; count is a multiple of N."""
+    return rows.repeat_interleave(count // len(rows), dim=0)

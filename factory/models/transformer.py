@@ -1,0 +1,100 @@
+"""A small diffusion transformer whose only condition is a vector: time, an image embedding, a text embedding."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    """Attention and MLP, both scaled, shifted and gated by the condition (adaLN-zero; Peebles and Xie 2023, section 3.2)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.modulation = nn.Linear(width, 6 * width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.mix = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """x [N, T, W], condition [N, W] -> [N, T, W]."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
+        x = x + gate_a * self.attend(norm(x) * (1 + scale_a) + shift_a)
+        return x + gate_m * self.mlp(norm(x) * (1 + scale_m) + shift_m)
+
+    def attend(self, x: torch.Tensor) -> torch.Tensor:
+        count, tokens, width = x.shape
+        q, k, v = self.qkv(x).view(count, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        return self.mix(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(count, tokens, width))
+
+
+class PatchTransformer(ModelMixin, ConfigMixin):
+    """Velocity of a rectified flow (Liu et al. 2022) on pixel patches: a DiT (Peebles and Xie 2023) conditioned by embeddings.
+
+    embed_dim: length of both embeddings.  sample_size, patch: pixels.
+    """
+
+    @register_to_config
+    def __init__(
+        self, in_channels: int = 1, sample_size: int = 28, patch: int = 4, width: int = 256, depth: int = 6, heads: int = 4, embed_dim: int = 128
+    ):
+        super().__init__()
+        self.patches = nn.Conv2d(in_channels, width, patch, stride=patch)
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.image = nn.Linear(embed_dim, width, bias=False)
+        self.text = nn.Linear(embed_dim, width, bias=False)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.last_modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, patch * patch * in_channels)
+        for layer in (*(block.modulation for block in self.blocks), self.last_modulation, self.out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor, image_embeds: torch.Tensor | None = None, prompt_embeds: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Noisy images -> velocity (noise minus image) of the same shape.
+
+        sample: [N, C, H, W], H and W multiples of the patch, images in [-1, 1] at time 0.  timestep: [N] or scalar in
+        [0, 1000], 1000 is noise.  image_embeds, prompt_embeds: [N, D] unit rows; a row of zeros, or None, is no condition.
+        """
+        config, count = self.config, len(sample)
+        tokens = self.patches(sample)
+        rows, columns = tokens.shape[2:]
+        x = tokens.flatten(2).transpose(1, 2) + self.positions(rows, columns).to(tokens)
+        condition = self.time(waves(timestep.expand(count), config.width).to(sample.dtype))
+        for layer, embeds in ((self.image, image_embeds), (self.text, prompt_embeds)):
+            if embeds is not None:
+                condition = condition + layer(embeds.to(sample.dtype) * math.sqrt(config.embed_dim))
+        condition = F.silu(condition)
+        for block in self.blocks:
+            x = block(x, condition)
+        shift, scale = self.last_modulation(condition)[:, None].chunk(2, dim=-1)
+        x = self.out(norm(x) * (1 + scale) + shift)
+        x = x.view(count, rows, columns, config.patch, config.patch, config.in_channels)
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(sample.shape)
+
+    def positions(self, rows: int, columns: int) -> torch.Tensor:
+        """Two-dimensional sine-cosine codes, float [rows*columns, W]; other sizes stretch over the trained grid."""
+        side = self.config.sample_size // self.config.patch
+        across = [(torch.arange(n, device=self.device) + 0.5) * (side / n) for n in (rows, columns)]
+        codes = [waves(line, self.config.width // 2, longest=100.0) for line in across]
+        grid = torch.cat([codes[0][:, None].expand(-1, columns, -1), codes[1][None].expand(rows, -1, -1)], dim=-1)
+        return grid.reshape(rows * columns, -1)
+
+
+def norm(x: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def waves(values: torch.Tensor, width: int, longest: float = 10000.0) -> torch.Tensor:
+    """Numbers [N] -> cosines and sines at geometric frequencies, float [N, width]."""
+    rates = torch.exp(torch.arange(width // 2, device=values.device) * (-math.log(longest) / (width // 2)))
+    angles = values.float()[:, None] * rates
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -1,0 +1,73 @@
+"""From requests to generator inputs: parents read (bad ones replaced), conditions applied. No model."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from factory import seeds
+from factory.contracts import Table
+from factory.errors import Undecodable, UserError
+from factory.plan import UNLABELLED, Plan
+from factory.recipe import Recipe
+from factory.records import Example, Inputs, Request
+
+PARENTS_IN_MEMORY = 256
+
+
+@dataclass
+class Batch:
+    """Requests with everything the generator and the filters need."""
+
+    requests: list[Request]
+    parents: list[tuple[Example, ...]]
+    inputs: list[Inputs]
+
+
+class Preparer:
+    """Prepares batches; the same requests give the same batch in every process.
+
+    quarantined: source row -> why it could not be decoded.  Thread-safe.
+    """
+
+    def __init__(self, recipe: Recipe, plan: Plan, table: Table):
+        self.recipe, self.plan, self.table = recipe, plan, table
+        self.quarantined: dict[int, str] = {}
+        self.read = functools.lru_cache(maxsize=PARENTS_IN_MEMORY)(table.read)
+        self._place = {int(row): (i, at) for i, pool in enumerate(plan.pools) for at, row in enumerate(pool)} if plan.parent_count else {}
+
+    def prepare(self, requests: list[Request]) -> Batch:
+        """Raises UserError when a class has no parent that can be decoded."""
+        parents = [tuple(self._parent(row) for row in request.parents) for request in requests]
+        inputs = [
+            self.recipe.condition.prepare(request, own, seeds.rng(request.seed, "condition"))
+            for request, own in zip(requests, parents, strict=True)
+        ]
+        return Batch(requests, parents, inputs)
+
+    def _parent(self, row: int) -> Example:
+        """A parent, or where it cannot be decoded the next in its class's pool: the same for every worker."""
+        i, at = self._place[row]
+        pool = self.plan.pools[i]
+        for step in range(len(pool)):
+            index = int(pool[(at + step) % len(pool)])
+            try:
+                return self.read(index)
+            except Undecodable as error:
+                self.quarantined[index] = str(error)
+        label = int(self.plan.classes[i])
+        name = self.plan.class_names[label] if label != UNLABELLED else "(all)"
+        why = self.quarantined[int(pool[at])]
+        raise UserError(f"source: none of the {len(pool)} real images of class {name!r} can be decoded ({why}); replace them or leave the class out")
+
+
+def seeds_of(requests: list[Request]) -> list[int]:
+    """The generator's seeds for a batch."""
+    return [request.seed for request in requests]
+
+
+def labels_of(requests: list[Request]) -> np.ndarray:
+    """int32 [N]."""
+    return np.array([request.label for request in requests], np.int32)

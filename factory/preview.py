@@ -1,0 +1,124 @@
+"""Before a build: what it would do, what it would cost, and its first images."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from factory import contact_sheet, images, runtime
+from factory.contracts import Table
+from factory.errors import UserError
+from factory.plan import Plan
+from factory.prepare import Preparer, seeds_of
+from factory.recipe import Recipe
+from factory.records import Example, Request
+from factory.store import write_atomically
+
+BYTES_PER_PIXEL = 1.6  # a photograph as PNG; --probe measures instead of guessing
+
+
+def facts(recipe: Recipe, plan: Plan, table: Table) -> dict[str, Any]:
+    """What a plan holds, from the recipe and the source alone; no model is loaded."""
+    slots = int(plan.wanted.sum())
+    pixels = (getattr(recipe.generator, "height", None) or 512) * (getattr(recipe.generator, "width", None) or 512)
+    names = plan.class_names or ["(all)"]
+    return {
+        "name": recipe.name,
+        "plan": plan.id,
+        "slots": slots,
+        "real_images": len(table),
+        "prompts": len(plan.prompts),
+        "shards": len(plan.shards(0, slots)),
+        "shard_requests": plan.shard,
+        "batch": plan.batch,
+        "parents_per_image": plan.parent_count,
+        "rounds_at_most": recipe.amount.rounds,
+        "disk_mb_guess": round(slots * pixels * BYTES_PER_PIXEL / 1e6, 1),
+        "classes": [
+            {"name": name, "parents": len(pool), "wanted": int(n)} for name, pool, n in zip(names, plan.pools, plan.wanted, strict=True)
+        ],
+    }
+
+
+def lines(facts: dict[str, Any]) -> list[str]:
+    """The facts for a terminal."""
+    text = [
+        f"slots    {facts['slots']} images to keep, {facts['parents_per_image']} real parent(s) each, {facts['prompts']} distinct prompts",
+        f"shards   {facts['shards']} of up to {facts['shard_requests']} requests, in batches of {facts['batch']}; up to {facts['rounds_at_most']} rounds",
+    ]
+    probe = facts.get("probe")
+    if probe is None:
+        return [*text, f"disk     about {facts['disk_mb_guess']} MB if images are 512 px or as the recipe says; --probe measures time and disk"]
+    minutes = probe["seconds_total"] / 60
+    return [
+        *text,
+        f"probe    {probe['images']} images in {probe['seconds']} s ({probe['images_per_s']}/s on {probe['device']}), {probe['size']}",
+        f"time     about {minutes:.1f} minutes for one round with one worker; each further worker divides it",
+        f"disk     about {probe['disk_mb']} MB of images before export",
+    ]
+
+
+def probe(recipe: Recipe, plan: Plan, table: Table, device: str) -> dict[str, Any]:
+    """Make one full batch twice (the first warms up) and scale the second up to the plan."""
+    slots = int(plan.wanted.sum())
+    first = first_images(recipe, plan, table, min(plan.batch, slots), device, repeat=2)
+    size = float(np.mean([len(images.encode(image)) for image in first.images]))
+    rate = len(first.images) / first.seconds
+    height, width = first.images[0].shape[:2]
+    return {
+        "images": len(first.images),
+        "seconds": round(first.seconds, 3),
+        "images_per_s": round(rate, 2),
+        "device": first.device,
+        "size": f"{width}×{height} px",
+        "seconds_total": round(slots / rate, 1),
+        "disk_mb": round(slots * size / 1e6, 1),
+    }
+
+
+class First:
+    """The first images of a plan, their parents, and how long the last pass took."""
+
+    def __init__(self, requests: list[Request], parents: list[tuple[Example, ...]], device: str):
+        self.requests, self.parents, self.device = requests, parents, device
+        self.images: list[np.ndarray] = []
+        self.seconds = 0.0
+
+
+def first_images(recipe: Recipe, plan: Plan, table: Table, n: int, device: str, repeat: int = 1) -> First:
+    """Generate the first n requests of the plan, exactly as the build will. Raises UserError."""
+    if not plan.wanted.any():
+        raise UserError("amount: the recipe asks for no image; raise amount.per_class or amount.fill_to")
+    me = runtime.worker()
+    runtime.fix_numerics(recipe.threads)
+    chosen = runtime.device(me, device)
+    generator = recipe.generator.open(chosen)
+    generator.check(recipe.condition.required(), plan.class_names)
+    per_class = -(-n // len(plan.classes))
+    rows = plan.requests(np.zeros(len(plan.classes), np.int64), np.full(len(plan.classes), per_class, np.int64))
+    batches = [batch for batch in plan.batches(rows.slice(0, min(n, len(rows))))]
+    prepared = [Preparer(recipe, plan, table).prepare(batch) for batch in plan.batches(rows.slice(0, min(n, len(rows))))]
+    first = First([r for b in prepared for r in b.requests], [p for b in prepared for p in b.parents], chosen)
+    for _ in range(repeat):
+        started = time.perf_counter()
+        first.images = []
+        for batch in prepared:
+            first.images += generator.generate(seeds_of(batch.requests), batch.inputs)
+        first.seconds = time.perf_counter() - started
+    return first
+
+
+def make(recipe: Recipe, plan: Plan, table: Table, n: int, path: Path, device: str) -> str:
+    """Write a picture of the first n images beside their parents. Returns what to tell the user."""
+    first = first_images(recipe, plan, table, n, device)
+    groups: dict[str, list[contact_sheet.Group]] = {}
+    for request, parents, image in zip(first.requests, first.parents, first.images, strict=True):
+        name = plan.class_names[request.label] if request.label >= 0 else ""
+        groups.setdefault(name, []).append(([p.image for p in parents], image))
+    picture = contact_sheet.draw(groups, recipe.name)
+    write_atomically(path, lambda p: picture.save(p, "PNG"))
+    prompts = "\n".join(f"  {r.id}  seed {r.seed}  {r.prompt!r}" for r in first.requests)
+    return f"{prompts}\n{len(first.images)} images in {first.seconds:.1f} s, in {path}"

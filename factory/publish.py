@@ -1,0 +1,63 @@
+"""What travels with a published dataset: its card. No token and no local path reaches it."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML
+
+from factory import __version__
+from factory.recipe import Recipe
+from factory.select import Selection
+
+
+def public_name(model: str) -> str:
+    """A model's name for strangers: a Hub id as it is, a folder by its last part only."""
+    return Path(model).name if Path(model).exists() or Path(model).is_absolute() else model
+
+
+def card(recipe: Recipe, run: dict[str, Any], labels: np.ndarray, selection: Selection, folder: Path) -> str:
+    """README.md of a dataset folder: a YAML header that `load_dataset` and the Hub viewer read, then the facts."""
+    class_names = run["identity"]["source"]["class_names"]
+    kept = Counter(labels[selection.keep].tolist())
+    rows = [f"| {name} | {kept[c]} |" for c, name in enumerate(class_names)] or [f"| (unlabelled) | {kept[-1]} |"]
+    lines = [
+        "---",
+        _header(recipe, folder).strip(),
+        "---",
+        "",
+        f"# {recipe.name}",
+        "",
+        f"{int(selection.keep.sum())} synthetic images, made by the recipe below with the synthetic-dataset factory {__version__}. "
+        "Every image was generated; none is a photograph.",
+        "",
+        "| class | images |",
+        "|---|---|",
+        *rows,
+        "",
+        "| refused by | images |",
+        "|---|---|",
+        *(f"| {slug} | {n} |" for slug, n in selection.refused().items()),
+        "",
+        f"Generator: `{public_name(str(getattr(recipe.generator, 'model', recipe.generator.kind)))}`. Condition: `{recipe.condition.kind}`. Plan: `{run['plan']}`.",
+        "",
+        "Columns: `id` names an image for life; `seed`, `prompt`, `parents` (content hashes of the real images it was conditioned on) and",
+        "`conditioning` (what was drawn) are enough to make it again; each filter's score is kept under the filter's name.",
+        "",
+        "Do not put these images into a validation or test set.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _header(recipe: Recipe, folder: Path) -> str:
+    header: dict[str, object] = {"pretty_name": recipe.name, "tags": ["synthetic"]}
+    if (folder / "data").is_dir():
+        header["configs"] = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}]
+    out = io.StringIO()
+    YAML().dump(header, out)
+    return out.getvalue()

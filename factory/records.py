@@ -1,0 +1,93 @@
+"""The nouns that travel between rooms: plain frozen types, no models, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """What is known about places in an image; geometry that moves pixels moves these too.
+
+    boxes: float32 [K, 4], x0 y0 x1 y1 in pixels.  box_labels: int64 [K].  mask: int32 [H, W], 0 is background.
+    """
+
+    boxes: np.ndarray | None = None
+    box_labels: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One real image.
+
+    image: uint8 [H, W, 3] RGB.  label: class index, -1 unlabelled.  soft_label: float32 [C], sums to 1, when the target is
+    soft or multi-label.  key: hex content hash of the stored bytes.
+    """
+
+    index: int
+    key: str
+    image: np.ndarray
+    label: int = -1
+    caption: str | None = None
+    soft_label: np.ndarray | None = None
+    annotations: Annotations | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One wanted image: the `ordinal`-th of its class, and everything drawn for it by the plan.
+
+    label: class index, -1 unlabelled.  seed: 63-bit, its own.  parents: source indices, possibly empty.
+    """
+
+    id: str
+    label: int
+    ordinal: int
+    seed: int
+    prompt: str
+    parents: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a condition hands a generator for one request.
+
+    prompt: text, or None where the condition does not use text.
+    label: class index for class-conditional pipelines, or None.
+    images: uint8 [H, W, 3] each; how a generator uses them is the condition's `needs`.
+    combine: embeddings float32 [len(images), D] -> float32 [D]; None takes the first image's embedding as it is.
+    strength: SDEdit strength in (0, 1], or None.
+    annotations / soft_label: what the child inherits, already moved with the pixels.
+    record: what was drawn (λ, boxes, transforms), so that one image can be replayed; JSON scalars only.
+    """
+
+    prompt: str | None = None
+    label: int | None = None
+    images: tuple[np.ndarray, ...] = ()
+    combine: Callable[[np.ndarray], np.ndarray] | None = None
+    strength: float | None = None
+    annotations: Annotations | None = None
+    soft_label: np.ndarray | None = None
+    record: dict[str, float | int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """A batch of made (or found) images, as filters see it.
+
+    images: uint8 [H, W, 3] each, or None where the bytes could not be decoded.
+    labels: int32 [N], -1 unlabelled.  parents: per sample the parent Examples, possibly empty.
+    """
+
+    ids: list[str]
+    images: list[np.ndarray | None]
+    labels: np.ndarray
+    prompts: list[str]
+    parents: list[tuple[Example, ...]]
+
+    def __len__(self) -> int:
+        return len(self.ids)

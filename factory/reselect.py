@@ -1,0 +1,43 @@
+"""The story of `factory select`: new rules over a finished run's stored scores; no source, no model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from factory import assemble, plan as planning, recipe as recipes
+from factory.store import Store
+
+
+def run(folder: Path, recipe_file: Path | None, sets: list[str], export: bool) -> dict[str, Any]:
+    """Decide every stored row again; writes selection.parquet, and the dataset when `export`. Raises UserError."""
+    store = Store.existing(folder)
+    recipe = recipes.load(recipe_file or folder / "recipe.json", sets)
+    identity = store.run()["identity"]
+    class_names, real = identity["source"]["class_names"], np.array(identity["source"]["real"])
+    classes = list(range(len(class_names))) or [planning.UNLABELLED]
+    quota = dict(zip(classes, planning.wanted(recipe.amount, class_names, real).tolist(), strict=True))
+    selection = assemble.decide(recipe, store, quota)
+    _, rows = store.read_rows()
+    labels = rows["label"]
+    kept = Counter(labels[selection.keep].tolist())
+    result = {
+        "rows": len(labels),
+        "kept": int(selection.keep.sum()),
+        "refused": selection.refused(),
+        "per_class": {name: kept[c] for c, name in zip(classes, class_names or ["(all)"], strict=True)},
+    }
+    if export:
+        assemble.export(recipe, store, selection)
+    return result
+
+
+def summary(result: dict[str, Any], folder: Path) -> str:
+    """A selection in a few lines for a terminal."""
+    refused = ", ".join(f"{slug} {n}" for slug, n in result["refused"].items() if n) or "none"
+    lines = [f"rows     {result['rows']}", f"kept     {result['kept']}", f"refused  {result['rows'] - result['kept']}  ({refused})"]
+    lines += [f"         {name}: {n}" for name, n in result["per_class"].items()]
+    return "\n".join([*lines, f"written  {folder / 'selection.parquet'}"])

@@ -1,0 +1,112 @@
+"""Keeping, decided from score columns: pure numpy, no model, a million rows in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+KEPT = ""
+OVER_QUOTA = "over_quota"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One filter's rule over its stored columns.
+
+    score: float32 [N], NaN where there is no answer (refused).  low, high: the closed interval to keep.
+    top: (amount, is a share) of the rows still kept, ranked by score within each class or overall; None for all.
+    neighbours: (index int32 [N, k], similarity float32 [N, k]) to earlier rows, -1 padded, for whole-dataset rules:
+    a row goes when a kept earlier row is more similar than `high`.
+    """
+
+    reason: str
+    score: np.ndarray | None = None
+    low: float = -np.inf
+    high: float = np.inf
+    top: tuple[float, bool] | None = None
+    per_class: bool = True
+    neighbours: tuple[np.ndarray, np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """keep: bool [N].  reason: index into `reasons` [N], 0 (the empty slug) for kept rows."""
+
+    keep: np.ndarray
+    reason: np.ndarray
+    reasons: list[str]
+
+    def refused(self) -> dict[str, int]:
+        """Rows refused, by reason, every reason named."""
+        counts = np.bincount(self.reason, minlength=len(self.reasons))
+        return {slug: int(n) for slug, n in zip(self.reasons[1:], counts[1:], strict=True)}
+
+
+def decide(labels: np.ndarray, rules: Sequence[Rule], quota: dict[int, int] | None = None) -> Selection:
+    """Apply rules in order to rows in plan order; a row's reason is the first rule that refuses it.
+
+    labels: int32 [N].  quota: class -> rows to keep at most; later rows of a full class are refused as `over_quota`.
+    """
+    n = len(labels)
+    reasons = [KEPT, *dict.fromkeys(rule.reason for rule in rules), OVER_QUOTA]
+    reason = np.zeros(n, np.int16)
+    for rule in rules:
+        refused = _refused(rule, labels, reason == 0)
+        reason[refused & (reason == 0)] = reasons.index(rule.reason)
+    if quota is not None:
+        reason[_over(labels, reason == 0, quota)] = len(reasons) - 1
+    return Selection(reason == 0, reason, reasons)
+
+
+def _refused(rule: Rule, labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    if rule.neighbours is not None:
+        return greedy(*rule.neighbours, kept, rule.high)
+    assert rule.score is not None
+    with np.errstate(invalid="ignore"):
+        refused = ~((rule.score >= rule.low) & (rule.score <= rule.high))  # a NaN is refused
+    if rule.top is None:
+        return refused
+    rows = np.flatnonzero(kept & ~refused)
+    groups = labels[rows] if rule.per_class else np.zeros(len(rows), np.int32)
+    order = np.lexsort((rows, -rule.score[rows], groups))  # ties go to the earlier row
+    rank = _rank_within(groups[order])
+    size = np.bincount(np.unique(groups, return_inverse=True)[1]) if len(rows) else np.zeros(0, np.int64)
+    amount, share = rule.top
+    limit = np.ceil(size * amount - 1e-9) if share else np.full(len(size), amount)
+    inverse = np.unique(groups[order], return_inverse=True)[1] if len(rows) else np.zeros(0, np.int64)
+    refused[rows[order[rank >= limit[inverse]]]] = True
+    return refused
+
+
+def _rank_within(groups: np.ndarray) -> np.ndarray:
+    """0, 1, 2, … within each stretch of equal, sorted groups."""
+    if not len(groups):
+        return np.zeros(0, np.int64)
+    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
+    return np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
+
+
+def _over(labels: np.ndarray, kept: np.ndarray, quota: dict[int, int]) -> np.ndarray:
+    rows = np.flatnonzero(kept)
+    order = np.argsort(labels[rows], kind="stable")
+    groups = labels[rows][order]
+    limit = np.array([quota.get(int(c), 0) for c in np.unique(groups)])
+    inverse = np.unique(groups, return_inverse=True)[1]
+    over = np.zeros(len(labels), bool)
+    if len(rows):
+        over[rows[order[_rank_within(groups) >= limit[inverse]]]] = True
+    return over
+
+
+def greedy(index: np.ndarray, similarity: np.ndarray, kept: np.ndarray, high: float) -> np.ndarray:
+    """Duplicates in row order: bool [N], true where an earlier row that itself stays is more similar than `high`."""
+    close = similarity > high
+    duplicate = np.zeros(len(kept), bool)
+    stays = kept.copy()
+    for row in np.flatnonzero(close.any(axis=1) & kept):
+        if stays[index[row][close[row]]].any():
+            duplicate[row] = True
+            stays[row] = False
+    return duplicate

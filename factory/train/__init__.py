@@ -1,0 +1,18 @@
+"""Training of the small models that the default runs use: `run` reads a training recipe and makes what it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def run(recipe_path: Path, sets: list[str], out: Path | None = None) -> None:
+    """Train what a YAML recipe describes, resuming from its checkpoint where there is one. Raises UserError.
+
+    sets: overrides `key.path=value`.  out: replaces the recipe's output folder.
+    """
+    import importlib
+
+    from factory.train import recipe
+
+    checked = recipe.load(recipe_path, sets, out)
+    importlib.import_module(f"factory.train.{checked.kind}").train(checked)

@@ -1,0 +1,55 @@
+"""A small classifier on the real training images, with shifts and flips."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from factory.models.classifier import SmallClassifier
+from factory.train import data, loop
+from factory.train.recipe import Classifier
+
+log = logging.getLogger("factory.train")
+
+
+def train(recipe: Classifier) -> None:
+    """Train and write `recipe.out`: config.json and safetensors in float16."""
+    pictures = data.load(recipe.source)
+    torch.manual_seed(recipe.seed)
+    mean, std = float(pictures.pixels.mean()) / 255, float(pictures.pixels.std()) / 255
+    model = SmallClassifier(pictures.class_names, pictures.pixels.shape[1], recipe.width, round(mean, 4), round(std, 4))
+    model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    pixels, labels = torch.from_numpy(pictures.pixels), torch.from_numpy(pictures.labels)
+    log.info("%d images, %.2f M parameters", len(pictures), sum(p.numel() for p in model.parameters()) / 1e6)
+
+    def step(k: int) -> dict[str, torch.Tensor]:
+        rng, rows = loop.draws(recipe, k), loop.rows(recipe, len(pictures), k)
+        torch.manual_seed(int(rng.integers(2**62)))
+        views = model.prepare(shifted(pixels[rows], rng)[:, None]).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+            logits = model(views)
+        loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=0.05)
+        loop.set_rate(optimizer, recipe, k)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss.detach(), "accuracy": (logits.argmax(1) == labels[rows]).float().mean()}
+
+    model.train()
+    loop.run(recipe, {"model": model, "optimizer": optimizer}, step)
+    model.eval().half().save_pretrained(recipe.out)
+    loop.finish(recipe)
+
+
+def shifted(pixels: torch.Tensor, rng: np.random.Generator, most: int = 2) -> torch.Tensor:
+    """uint8 [N, H, W] -> the same images, mirrored half the time and moved by up to `most` pixels."""
+    count, height, width = pixels.shape
+    padded = F.pad(pixels, (most,) * 4)
+    rows = torch.from_numpy(rng.integers(0, 2 * most + 1, (count, 1)) + np.arange(height))
+    columns = np.where(rng.random((count, 1)) < 0.5, np.arange(width), np.arange(width)[::-1])
+    columns = torch.from_numpy(rng.integers(0, 2 * most + 1, (count, 1)) + columns)
+    return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]

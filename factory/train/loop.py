@@ -1,0 +1,93 @@
+"""The loop every training shares: resume, step, report, checkpoint. Randomness belongs to the step, not to the process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from factory import seeds
+from factory.train.recipe import Training
+
+log = logging.getLogger("factory.train")
+Step = Callable[[int], dict[str, torch.Tensor]]
+
+
+def run(recipe: Training, state: dict[str, Any], step: Step) -> None:
+    """Call step(0), step(1), … recipe.steps times, continuing from `<out>.ckpt/` where one is there.
+
+    state: name -> anything with state_dict and load_state_dict; all that must survive an interruption. step(k) must draw
+    from `draws(recipe, k)` alone, so that a resumed training ends with the same weights.
+    """
+    path = Path(f"{recipe.out}.ckpt") / "state.pt"
+    first = _resume(path, recipe, state)
+    began, means = time.monotonic(), {}
+    for k in range(first, recipe.steps):
+        for name, value in step(k).items():
+            means[name] = 0.95 * means.get(name, float(value)) + 0.05 * float(value)
+        done = k + 1
+        if done % recipe.log_every == 0 or done == recipe.steps:
+            pace = (time.monotonic() - began) / (done - first)
+            losses = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+            log.info("step %d/%d  %s  %.2f s/step  %.0f min left", done, recipe.steps, losses, pace, pace * (recipe.steps - done) / 60)
+        if done % recipe.checkpoint_every == 0 or done == recipe.steps:
+            _save(path, recipe, done, state)
+
+
+def finish(recipe: Training) -> None:
+    """Say where the model is, and drop the checkpoint that is no longer needed."""
+    shutil.rmtree(f"{recipe.out}.ckpt", ignore_errors=True)
+    log.info("wrote %s", recipe.out)
+
+
+def draws(recipe: Training, step: int) -> np.random.Generator:
+    """The random numbers of one step."""
+    return seeds.rng(recipe.seed, recipe.kind, "step", step)
+
+
+def rows(recipe: Training, count: int, step: int) -> np.ndarray:
+    """The rows of one step's batch, int64 [batch]: each epoch is a fresh shuffle, a batch may span two."""
+    start = step * recipe.batch
+    positions = np.arange(start, start + recipe.batch)
+    order = {epoch: seeds.rng(recipe.seed, "epoch", epoch).permutation(count) for epoch in np.unique(positions // count).tolist()}
+    return np.array([order[p // count][p % count] for p in positions.tolist()])
+
+
+def set_rate(optimizer: torch.optim.Optimizer, recipe: Training, step: int) -> None:
+    """One cycle: linear to the peak over the first 5%, then a half cosine to zero (Smith and Topin 2018, simplified)."""
+    warm = max(1, recipe.steps // 20)
+    share = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.lr * share
+
+
+def _identity(recipe: Training) -> str:
+    return recipe.model_dump_json(exclude={"out", "checkpoint_every", "log_every"})
+
+
+def _resume(path: Path, recipe: Training, state: dict[str, Any]) -> int:
+    if not path.exists():
+        return 0
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if saved["recipe"] != _identity(recipe):
+        log.warning("%s belongs to another recipe; starting again", path)
+        return 0
+    for name, part in state.items():
+        part.load_state_dict(saved["state"][name])
+    log.info("resuming from step %d", saved["step"])
+    return int(saved["step"])
+
+
+def _save(path: Path, recipe: Training, step: int, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    torch.save({"step": step, "recipe": _identity(recipe), "state": {name: part.state_dict() for name, part in state.items()}}, temporary)
+    os.replace(temporary, path)

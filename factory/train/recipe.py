@@ -1,0 +1,122 @@
+"""What a training recipe may say: one pydantic model per kind, unknown keys refused, every fault reported at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from factory.errors import RecipeError
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class SourceSpec(Strict):
+    """The real images to learn from. dataset: a Parquet file, a folder, or a Hugging Face Hub id."""
+
+    dataset: str
+    split: str = "train"
+    image: str = "image"
+    label: str = "label"
+    limit: int | None = Field(None, ge=1, description="Use the first so many rows only; for trying a recipe out.")
+
+
+class Training(Strict):
+    """What every kind of training shares. lr: the peak of one cycle (5% linear warm-up, cosine to zero)."""
+
+    source: SourceSpec
+    out: Path
+    seed: int = 0
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=2)
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    checkpoint_every: int = Field(200, ge=1)
+    log_every: int = Field(20, ge=1)
+    bf16: bool = Field(True, description="Matrix products in bfloat16; weights and sums stay float32.")
+
+
+class Clip(Training):
+    """A small image-text encoder, written as an open_clip folder."""
+
+    kind: Literal["clip"]
+    image_size: int = Field(64, ge=32, multiple_of=32)
+    image_layers: tuple[int, int, int, int] = (1, 1, 1, 1)
+    image_width: int = Field(20, ge=4)
+    embed_dim: int = Field(128, ge=8)
+    text_width: int = Field(128, ge=8)
+    text_layers: int = Field(2, ge=1)
+    text_heads: int = Field(4, ge=1)
+    context_length: int = Field(24, ge=4)
+    vocabulary: int = Field(1000, ge=64)
+    self_supervised: float = Field(0.5, ge=0, description="Weight of the NT-Xent loss between two views.")
+
+
+class Classifier(Training):
+    """A small convolutional classifier, independent of everything that generates: a judge for benches."""
+
+    kind: Literal["classifier"]
+    width: int = Field(48, ge=4)
+
+
+class Diffusion(Training):
+    """A rectified-flow transformer conditioned on image and text embeddings, written as a diffusers pipeline folder."""
+
+    kind: Literal["diffusion"]
+    clip: Path = Field(description="The open_clip folder that conditions it; copied into the pipeline.")
+    width: int = Field(256, ge=16)
+    depth: int = Field(6, ge=1)
+    heads: int = Field(4, ge=1)
+    patch: int = Field(4, ge=1)
+    ema: float = Field(0.998, ge=0, lt=1)
+    captions: int = Field(6, ge=1, description="Captions rendered and encoded per image.")
+    jitter: float = Field(0.1, ge=0, description="Norm of the Gaussian noise added to unit image embeddings.")
+    drop_both: float = Field(0.1, ge=0, le=1)
+    text_only: float = Field(0.3, ge=0, le=1)
+    image_only: float = Field(0.3, ge=0, le=1)
+
+
+TrainRecipe = Annotated[Clip | Classifier | Diffusion, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[Clip | Classifier | Diffusion] = TypeAdapter(TrainRecipe)
+
+
+def load(path: Path, sets: list[str], out: Path | None = None) -> Clip | Classifier | Diffusion:
+    """Read a YAML recipe, apply `key.path=value` overrides and the output folder. Raises RecipeError with every fault."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError([f"{path}: {error.strerror}; give the path of a training recipe"]) from error
+    except yaml.YAMLError as error:
+        raise RecipeError([f"{path}: not YAML: {error}"]) from error
+    if not isinstance(tree, dict):
+        raise RecipeError([f"{path}: a recipe is a mapping of keys, not {type(tree).__name__}"])
+    for item in sets:
+        _override(tree, item)
+    if out is not None:
+        tree["out"] = str(out)
+    try:
+        return _ADAPTER.validate_python(tree)
+    except ValidationError as error:
+        raise RecipeError([f"{path}: {_where(fault['loc'])}: {fault['msg']}" for fault in error.errors()]) from error
+
+
+def _override(tree: dict[str, Any], item: str) -> None:
+    key, equals, value = item.partition("=")
+    if not equals:
+        raise RecipeError([f"--set {item}: write key.path=value"])
+    *parents, last = key.split(".")
+    for name in parents:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise RecipeError([f"--set {item}: {name} is a value, not a mapping"])
+    tree[last] = yaml.safe_load(value)
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    kinds = {"clip", "classifier", "diffusion"}
+    parts = location[1:] if len(location) > 1 and location[0] in kinds else location
+    return ".".join(map(str, parts)) or "recipe"

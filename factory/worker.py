@@ -1,0 +1,210 @@
+"""One worker: a shard's requests in, its images, scores and mark out."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from factory import images
+from factory.contracts import Filter, FilterContext, OpenGenerator, Scorer, Table
+from factory.plan import Plan, Requests, Shard
+from factory.prepare import Batch, Preparer, labels_of, seeds_of
+from factory.recipe import Recipe
+from factory.records import Annotations, Inputs, Request, Samples
+from factory.store import Store
+
+
+@dataclass
+class _Row:
+    """What is written of one sample; the parents' pixels are let go."""
+
+    request: Request
+    parents: list[tuple[int, str]]
+    inputs: Inputs
+
+
+@dataclass
+class _Made:
+    """A shard under construction."""
+
+    started: float
+    rows: list[_Row] = field(default_factory=list)
+    encoded: list[Future[bytes]] = field(default_factory=list)
+    scores: dict[str, list[dict[str, np.ndarray]]] = field(default_factory=dict)
+
+
+class Maker:
+    """Makes shards. Models open on first use, so a worker that finds nothing to do loads nothing.
+
+    progress(images, columns) is called after each batch: how many, and each filter's score columns by identity.
+    """
+
+    def __init__(self, recipe: Recipe, plan: Plan, table: Table, store: Store, device: str, progress: Callable[..., None]):
+        self.recipe, self.plan, self.table, self.store, self.device = recipe, plan, table, store, device
+        self.progress = progress
+        self.preparer = Preparer(recipe, plan, table)
+        self._pool = ThreadPoolExecutor(max(2, recipe.threads), thread_name_prefix="factory-images")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="factory-writer")
+        self._pending: Future[None] | None = None
+
+    @functools.cached_property
+    def generator(self) -> OpenGenerator:
+        """The loaded generator, checked against the condition before any image is made."""
+        generator = self.recipe.generator.open(self.device)
+        generator.check(self.recipe.condition.required(), self.plan.class_names)
+        return generator
+
+    @functools.cached_property
+    def scorers(self) -> dict[str, Scorer]:
+        """The loaded filters, by identity."""
+        context = FilterContext(self.device, self.plan.class_names, self.table, self.store.folder / "cache")
+        return {f.identity(): f.open(context) for f in self.recipe.filters}
+
+    def make(self, shard: Shard, rows: Requests, release: Callable[[], None]) -> None:
+        """Make or complete one shard; it is written behind the next one's generation, and `release` is called after its mark."""
+        if self.store.is_made(shard.name):
+            self._rescore(shard)
+            release()
+            return
+        made = _Made(time.perf_counter())
+        batches = list(self.plan.batches(rows.slice(shard.start, shard.stop)))
+        upcoming = self._pool.submit(self.preparer.prepare, batches[0])
+        for i in range(len(batches)):
+            batch = upcoming.result()
+            if i + 1 < len(batches):
+                upcoming = self._pool.submit(self.preparer.prepare, batches[i + 1])
+            self._generate(batch, made)
+        self._wait()
+        self._pending = self._writer.submit(self._write, shard, made, release)
+
+    def flush(self) -> None:
+        """Finish what is being written."""
+        self._wait()
+
+    def close(self) -> None:
+        """Finish what is being written and stop the helper threads."""
+        try:
+            self._wait()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            self._writer.shutdown()
+
+    def _wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    # ---- generate
+
+    def _generate(self, batch: Batch, made: _Made) -> None:
+        made_images = self.generator.generate(seeds_of(batch.requests), batch.inputs)
+        made.encoded += [self._pool.submit(images.encode, image) for image in made_images]
+        samples = Samples(
+            ids=[request.id for request in batch.requests],
+            images=list(made_images),
+            labels=labels_of(batch.requests),
+            prompts=[request.prompt for request in batch.requests],
+            parents=batch.parents,
+        )
+        for request, own, given in zip(batch.requests, batch.parents, batch.inputs, strict=True):
+            made.rows.append(_Row(request, [(p.index, p.key) for p in own], replace(given, images=(), combine=None)))
+        self._score(samples, made.scores, self.recipe.filters)
+
+    def _score(self, samples: Samples, into: dict[str, list[dict[str, np.ndarray]]], filters: Iterable[Filter]) -> None:
+        columns = {f.identity(): self.scorers[f.identity()].score(samples) for f in filters}
+        for identity, scores in columns.items():
+            into.setdefault(identity, []).append(scores)
+        self.progress(len(samples), columns)
+
+    # ---- write
+
+    def _write(self, shard: Shard, made: _Made, release: Callable[[], None]) -> None:
+        try:
+            self._write_scores(shard.name, made.scores)
+            used = {index for row in made.rows for index, _ in row.parents}
+            planned = {index for row in made.rows for index in row.request.parents}
+            bad = self.preparer.quarantined
+            quarantined = {str(i): bad[i] for i in sorted(planned - used) if i in bad}
+            notes = {"seconds": round(time.perf_counter() - made.started, 3), "quarantined": quarantined}
+            self.store.write_shard(shard.name, _table(shard, made), notes)
+        finally:
+            release()
+
+    def _write_scores(self, shard: str, scores: dict[str, list[dict[str, np.ndarray]]]) -> None:
+        for identity, parts in scores.items():
+            columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            self.store.write_scores(shard, identity, columns)
+
+    # ---- score what is already there
+
+    def _rescore(self, shard: Shard) -> None:
+        """Scores for filters that were added after the shard was made, over the same batches; no image is generated."""
+        missing = [f for f in self.recipe.filters if not self.store.has_scores(shard.name, f.identity())]
+        if not missing:
+            return
+        table = self.store.read_shard(shard.name)
+        scores: dict[str, list[dict[str, np.ndarray]]] = {}
+        for start in range(0, table.num_rows, self.plan.batch):
+            self._score(self._stored(table.slice(start, self.plan.batch).to_pylist()), scores, missing)
+        self._write_scores(shard.name, scores)
+
+    def _stored(self, rows: list[dict[str, Any]]) -> Samples:
+        return Samples(
+            ids=[row["id"] for row in rows],
+            images=[images.decode(row["image"]) for row in rows],
+            labels=np.array([row["label"] for row in rows], np.int32),
+            prompts=[row["prompt"] for row in rows],
+            parents=[tuple(self.preparer.read(index) for index in row["parent_rows"]) for row in rows],
+        )
+
+
+def _table(shard: Shard, made: _Made) -> pa.Table:
+    """A shard's rows: pixels, and enough to make each one again."""
+    requests = [row.request for row in made.rows]
+    inputs = [row.inputs for row in made.rows]
+    columns = {
+        "id": pa.array([r.id for r in requests], pa.string()),
+        "image": pa.array([future.result() for future in made.encoded], pa.binary()),
+        "label": pa.array([r.label for r in requests], pa.int32()),
+        "ordinal": pa.array([r.ordinal for r in requests], pa.int32()),
+        "round": pa.array([shard.round] * len(requests), pa.int16()),
+        "seed": pa.array([r.seed for r in requests], pa.int64()),
+        "prompt": pa.array([r.prompt for r in requests], pa.string()),
+        "parents": pa.array([[key for _, key in row.parents] for row in made.rows], pa.list_(pa.string())),
+        "parent_rows": pa.array([[index for index, _ in row.parents] for row in made.rows], pa.list_(pa.int32())),
+        "conditioning": pa.array([json.dumps(i.record, sort_keys=True) for i in inputs], pa.string()),
+    }
+    return pa.table(columns | _targets(inputs))
+
+
+def _targets(inputs: list[Inputs]) -> dict[str, pa.Array]:
+    """Soft labels and annotations, as columns only where some row has them."""
+    columns: dict[str, pa.Array] = {}
+    if any(i.soft_label is not None for i in inputs):
+        values = [None if i.soft_label is None else i.soft_label.tolist() for i in inputs]
+        columns["soft_label"] = pa.array(values, pa.list_(pa.float32()))
+    notes = [i.annotations or Annotations() for i in inputs]
+    if any(n.boxes is not None for n in notes):
+        columns["boxes"] = pa.array([None if n.boxes is None else n.boxes.tolist() for n in notes], pa.list_(pa.list_(pa.float32())))
+        labels = [None if n.box_labels is None else n.box_labels.tolist() for n in notes]
+        columns["box_labels"] = pa.array(labels, pa.list_(pa.int64()))
+    if any(n.mask is not None for n in notes):
+        columns["mask"] = pa.array([None if n.mask is None else _mask_png(n.mask) for n in notes], pa.binary())
+    return columns
+
+
+def _mask_png(mask: np.ndarray) -> bytes:
+    """int32 [H, W] -> 16-bit PNG, exact up to 65,535 instances."""
+    out = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint16)).save(out, "PNG")
+    return out.getvalue()

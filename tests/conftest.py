@@ -1,0 +1,53 @@
+"""Fixtures that every test may use: an offline hub, few threads, a small folder of real images, a recipe over it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Two classes of six 20×24 images."""
+    folder = tmp_path / "birds"
+    noise = np.random.default_rng(0)
+    for name, tint in (("finch", 40), ("heron", 200)):
+        (folder / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = np.clip(noise.normal(tint, 30, (24, 20, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def write_recipe(tmp_path: Path, image_folder: Path) -> Callable[..., Path]:
+    """Write a small recipe; keyword arguments replace or add top-level lines."""
+
+    def write(name: str = "recipe.yaml", **sections: str) -> Path:
+        lines = {
+            "name": "birds",
+            "seed": "3",
+            "source": f"{{dataset: {image_folder}}}",
+            "generator": "{kind: tests.paint.Paint, batch: 4}",
+            "condition": "{kind: augmented_image, mix: none}",
+            "amount": "{per_class: 10}",
+            "filters": "[undecodable, {kind: blank}]",
+            "shard": "6",
+            "threads": "1",
+            **sections,
+        }
+        path = tmp_path / name
+        path.write_text("".join(f"{key}: {value}\n" for key, value in lines.items() if value), encoding="utf-8")
+        return path
+
+    return write
