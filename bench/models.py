@@ -83,8 +83,10 @@ def zero_shot(clip: ClipEncoder, test: data.Pictures) -> float:
     return float(((seen @ texts.T).argmax(1).numpy() == test.labels).mean())
 
 
-def generation(pipeline: EmbeddingDiffusionPipeline, classifier: SmallClassifier, test: data.Pictures, train: data.Pictures, n: int) -> dict[str, float]:
-    """Everything that needs generated images: n from prompts, n variations of the first n / classes test images per class."""
+def generation(
+    pipeline: EmbeddingDiffusionPipeline, classifier: SmallClassifier, test: data.Pictures, train: data.Pictures, n: int
+) -> dict[str, float]:
+    """Everything that needs generated images: n from prompts, and variations of n test images, equally many per class."""
     classes = len(test.class_names)
     rows = np.concatenate([np.flatnonzero(test.labels == label)[: n // classes] for label in range(classes)])
     labels, originals = test.labels[rows], grey(test.pixels[rows])
@@ -115,7 +117,9 @@ def generate(pipeline: EmbeddingDiffusionPipeline, n: int, condition: Any) -> to
     for start in range(0, n, BATCH):
         part = slice(start, min(n, start + BATCH))
         seeds = [torch.Generator().manual_seed(i) for i in range(part.start, part.stop)]
-        parts.append(pipeline(**condition(part), generator=seeds, num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="pt").images)
+        parts.append(
+            pipeline(**condition(part), generator=seeds, num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="pt").images
+        )
     return torch.cat(parts)
 
 
@@ -151,7 +155,8 @@ def write_cards(figures: dict[str, float]) -> None:
     table = "\n".join([f"{head}: {how}", "", "| what | value |", "|---|---|", *lines])
     for card in sorted((DATA / "models").glob("*/README.md")):
         text = card.read_text(encoding="utf-8")
-        card.write_text(re.sub(r"(<!-- measured -->\n).*?(<!-- /measured -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.S), encoding="utf-8")
+        text = re.sub(r"(<!-- measured -->\n).*?(<!-- /measured -->)", lambda found: f"{found[1]}{table}\n{found[2]}", text, flags=re.S)
+        card.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

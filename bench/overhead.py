@@ -1,8 +1,9 @@
 """What the factory costs beside the bare pipeline: python -m bench.overhead [--images N] [--json]
 
 One process loads the embedded models and warms up. Then, in turn and several times over, it times (a) a bare loop that calls
-the same pipeline on the same batches, (b) a whole build: conditions, generation, scoring, encoding, writing, marks, and (c) the script that most research code
-is, one image per call. Ratios are to (a), pair by pair; the median is printed. Model loading is in none of them.
+the same pipeline on the same batches, (b) a whole build: conditions, generation, scoring, encoding, writing, marks, and (c) one
+image per call, the script that most research code is. `ratio` is b/a and `ratio_one_image_per_call` b/c, medians of the pairs.
+Model loading is in none of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from bench._report import emit, parser
-from factory import plan as planning, recipe as recipes, runtime
+from factory import plan as planning
+from factory import recipe as recipes
+from factory import runtime
 from factory.build import Round
 from factory.prepare import Preparer, seeds_of
 from factory.store import Store

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from bench._report import emit, parser, peak_mb
-from factory import plan as planning, recipe as recipes
+from factory import plan as planning
+from factory import recipe as recipes
 from factory.errors import Undecodable
 from factory.records import Example
 
@@ -19,10 +20,10 @@ SHOTS = 16
 class Rows:
     """A source of labels alone: planning reads no pixels."""
 
-    captions = None
     fingerprint = "bench"
 
     def __init__(self, classes: int):
+        self.captions: list[str] | None = None
         self.class_names = [f"class {i}" for i in range(classes)]
         self.labels = np.repeat(np.arange(classes, dtype=np.int32), SHOTS)
 
@@ -62,7 +63,7 @@ def main() -> None:
         "seconds": round(time.perf_counter() - started, 3),
         "peak_mb": peak_mb(),
         "shards": len(shards),
-        "distinct_seeds": int(len(np.unique(requests.seed))),
+        "distinct_seeds": len(np.unique(requests.seed)),
     }
     emit(result, given.json)
 

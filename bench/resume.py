@@ -1,8 +1,8 @@
 """Kill a build again and again, and compare what comes out: python -m bench.resume [--kills N] [--json]
 
-Builds the quickstart (fewer images) once in peace. Then builds it again, each launch with another number of workers and
-SIGKILLed, every process of it, at a random moment, until the given number of kills has struck; the last launch finishes. The two dataset folders are
-compared byte by byte.
+Builds the quickstart (fewer images) once in peace. Then builds it again, each launch with 1, 2 or 3 workers and SIGKILLed, every
+process of it, at a random moment, until the given number of kills has struck; the last launch finishes. The two dataset folders
+are compared byte by byte.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def digest(folder: Path) -> dict[str, str]:
 
 def strike(out: Path, recipe: str, sets: list[str], workers: int, after: float) -> bool:
     """Launch, kill the whole process group after some seconds; false when the build had already finished."""
-    process = subprocess.Popen(command(out, recipe, sets, workers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command(out, recipe, sets, workers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         process.wait(after)
         if process.returncode:

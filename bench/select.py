@@ -42,7 +42,9 @@ def store_rows(folder: Path, rows: int) -> None:
     store = Store.open(folder / "run", "bench", identity, recipe.settings())
     draw = np.random.default_rng(0)
     names = ["00-00000"]
-    store.write_rows(names, {"label": (np.arange(rows) % CLASSES).astype(np.int32), "ordinal": (np.arange(rows) // CLASSES).astype(np.int32)})
+    store.write_rows(
+        names, {"label": (np.arange(rows) % CLASSES).astype(np.int32), "ordinal": (np.arange(rows) // CLASSES).astype(np.int32)}
+    )
     for f in recipe.filters:
         if f.whole:
             index = np.full((rows, 16), -1, np.int32)
@@ -68,7 +70,10 @@ def main() -> None:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         seconds = time.perf_counter() - started
     answer = json.loads(done.stdout)
-    emit({"rows": answer["rows"], "seconds": round(seconds, 3), "kept": answer["kept"], "torch_imported": " torch\n" in done.stderr}, given.json)
+    emit(
+        {"rows": answer["rows"], "seconds": round(seconds, 3), "kept": answer["kept"], "torch_imported": " torch\n" in done.stderr},
+        given.json,
+    )
 
 
 if __name__ == "__main__":

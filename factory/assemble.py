@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from factory import images, publish, select
 from factory.contracts import DatasetInfo, Filter
+from factory.neighbours import earlier_neighbours
 from factory.recipe import Recipe
 from factory.store import Store, write_table
 
@@ -20,10 +21,13 @@ PROVENANCE = {
     "seed": "int64",
     "round": "int64",
     "parents": "list<string>",
-    "parent_rows": "list<int64>",
     "conditioning": "string",
     "generator": "string",
 }
+
+
+# Columns that a shard has only when its rows carry them.
+ANNOTATIONS = {"soft_label": "list<float32>", "boxes": "list<list<float32>>", "box_labels": "list<int64>", "mask": "image"}
 
 
 def decide(recipe: Recipe, store: Store, quota: dict[int, int]) -> select.Selection:
@@ -35,7 +39,12 @@ def decide(recipe: Recipe, store: Store, quota: dict[int, int]) -> select.Select
     rules = [_rule(f, name, store, shards) for f, name in zip(recipe.filters, recipe.columns(), strict=True)]
     selection = select.decide(rows["label"], rules, quota)
     reasons = pa.DictionaryArray.from_arrays(pa.array(selection.reason), pa.array(selection.reasons))
-    decisions = {"label": pa.array(rows["label"]), "ordinal": pa.array(rows["ordinal"]), "keep": pa.array(selection.keep), "reason": reasons}
+    decisions = {
+        "label": pa.array(rows["label"]),
+        "ordinal": pa.array(rows["ordinal"]),
+        "keep": pa.array(selection.keep),
+        "reason": reasons,
+    }
     write_table(store.folder / "selection.parquet", pa.table(decisions))
     return selection
 
@@ -43,15 +52,23 @@ def decide(recipe: Recipe, store: Store, quota: dict[int, int]) -> select.Select
 def _rule(f: Filter, name: str, store: Store, shards: list[str]) -> select.Rule:
     low, high = f.bounds()
     if f.whole:
-
-        def compute() -> dict[str, np.ndarray]:
-            index, similarity = f.neighbours(store.read_scores(shards, f.identity()))
-            return {"index": index, "similarity": similarity}
-
-        found = store.cached(f.identity(), shards, compute)
-        return select.Rule(name, high=high, neighbours=(found["index"], found["similarity"]))
+        return _whole_rule(f, name, high, store, shards)
     score = store.read_scores(shards, f.identity())["score"]
     return select.Rule(name, score, low, high, f.top() if f.keep_top is not None else None, f.per == "class")
+
+
+def _whole_rule(f: Filter, name: str, high: float, store: Store, shards: list[str]) -> select.Rule:
+    """A rule that compares rows with each other, over neighbours that are found once for each set of shards."""
+
+    def embeddings() -> np.ndarray:
+        return store.read_scores(shards, f.identity())["embedding"]
+
+    def find() -> dict[str, np.ndarray]:
+        index, similarity = earlier_neighbours(embeddings(), getattr(f, "floor", high))
+        return {"index": index, "similarity": similarity}
+
+    found = store.cached(f.identity(), shards, find)
+    return select.Rule(name, high=high, neighbours=(found["index"], found["similarity"]), embeddings=embeddings)
 
 
 def export(recipe: Recipe, store: Store, selection: select.Selection) -> Path:
@@ -60,7 +77,9 @@ def export(recipe: Recipe, store: Store, selection: select.Selection) -> Path:
     shards, rows = store.read_rows()
     scored = {name: "float32" for f, name in zip(recipe.filters, recipe.columns(), strict=True) if not f.whole}
     class_names = run["identity"]["source"]["class_names"]
-    info = DatasetInfo(recipe.name, class_names, {**PROVENANCE, **scored}, int(selection.keep.sum()))
+    carried = {column for shard in shards for column in store.columns(shard)}
+    annotations = {name: kind for name, kind in ANNOTATIONS.items() if name in carried}
+    info = DatasetInfo(recipe.name, class_names, {**PROVENANCE, **annotations, **scored}, int(selection.keep.sum()))
 
     def fill(folder: Path) -> None:
         recipe.export.write(_kept_rows(recipe, store, shards, selection), info, folder)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from factory import assemble, plan as planning, report, runtime, select
+from factory import assemble, report, runtime, select
+from factory import plan as planning
 from factory.contracts import Table
 from factory.errors import UserError
 from factory.plan import Plan, Requests, Shard
@@ -19,6 +20,8 @@ from factory.store import Store
 from factory.worker import Maker
 
 POLL_SECONDS = 0.5
+
+
 @dataclass(frozen=True)
 class Round:
     """One recorded round, with its requests and shards."""
@@ -59,9 +62,7 @@ def _run(recipe: Recipe, plan: Plan, table: Table, store: Store, me: runtime.Wor
     return report.write(recipe, plan, table, store, selection, progress)
 
 
-def _rounds(
-    recipe: Recipe, plan: Plan, store: Store, maker: Maker, progress: report.Progress, me: runtime.Worker
-) -> list[Round]:
+def _rounds(recipe: Recipe, plan: Plan, store: Store, maker: Maker, progress: report.Progress, me: runtime.Worker) -> list[Round]:
     """Make every recorded round, and record another while a class is short and the limit allows."""
     rounds: list[Round] = []
     asked = np.zeros(len(plan.classes), np.int64)

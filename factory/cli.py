@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from factory import __version__, recipe as recipes
+from factory import __version__
+from factory import recipe as recipes
 from factory.errors import UserError
 
 app = typer.Typer(
@@ -27,7 +28,10 @@ app = typer.Typer(
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/quickstart.yaml.", show_default=False)]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a key: amount.per_class=50 or filters[0].min=0.3. May be repeated. FACTORY__AMOUNT__PER_CLASS=50 in the environment does the same."),
+    typer.Option(
+        "--set",
+        help="Override a key: amount.per_class=50 or filters[0].min=0.3. May be repeated. FACTORY__AMOUNT__PER_CLASS=50 in the environment does the same.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the fastest there is.")]
@@ -51,7 +55,9 @@ def build(
     recipe_file: RecipeFile,
     out: Annotated[Path | None, typer.Option(help="The run folder; default runs/<recipe name>.", show_default=False)] = None,
     sets: Sets = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, started through accelerate; 1 works in this process.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes on this machine, started through accelerate; 1 works in this process.")
+    ] = 1,
     device: Device = "auto",
     join: Annotated[bool, typer.Option("--join", help="Add this worker to a run that another launch holds.")] = False,
     as_json: AsJson = False,
@@ -68,7 +74,8 @@ def build(
 
     if workers > 1 and "RANK" not in os.environ:
         runtime.launch(workers, [a for a in sys.argv[1:] if not _is_workers(a, sys.argv)])
-    from factory import build as story, report
+    from factory import build as story
+    from factory import report
 
     result = story.run(recipe, plan, table, folder, device, join)
     if result is not None:
@@ -91,7 +98,9 @@ def check(recipe_file: RecipeFile, sets: Sets = None, as_json: AsJson = False) -
     if as_json:
         print(json.dumps({"ok": True, "name": recipe.name, "plan": plan.id, "recipe": recipe.settings()}))
     else:
-        print(f"{recipe_file}: ok. {int(plan.wanted.sum())} images of {len(plan.classes)} classes from {len(table)} real ones; plan {plan.id}")
+        print(
+            f"{recipe_file}: ok. {int(plan.wanted.sum())} images of {len(plan.classes)} classes from {len(table)} real ones; plan {plan.id}"
+        )
 
 
 @app.command()
@@ -144,7 +153,9 @@ def preview_command(
 @app.command("select")
 def select_command(
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.", show_default=False)],
-    recipe_file: Annotated[Path | None, typer.Argument(help="A recipe with the new rules; default the run's own.", show_default=False)] = None,
+    recipe_file: Annotated[
+        Path | None, typer.Argument(help="A recipe with the new rules; default the run's own.", show_default=False)
+    ] = None,
     sets: Sets = None,
     export: Annotated[bool, typer.Option("--export", help="Write the dataset again with the new selection.")] = False,
     as_json: AsJson = False,
@@ -165,7 +176,9 @@ def schema() -> None:
 
     Example: factory schema > recipe.schema.json
     """
-    print(json.dumps(recipes.schema(), indent=1))
+    from factory import schema as schemas
+
+    print(json.dumps(schemas.of_recipes(), indent=1))
 
 
 @app.command()

@@ -164,6 +164,12 @@ class Filter(Kind, ABC):
     keep_top: str | int | None = Field(None, description="Keep the best share ('80%') or number of rows.")
     per: Literal["class", "all"] = Field("class", description="What keep_top ranks within.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _band_replaces_defaults(cls, values: Any) -> Any:
+        """A kind's own default min or max gives way to the recipe's band."""
+        return {"min": None, "max": None, **values} if isinstance(values, dict) and values.get("between") is not None else values
+
     @model_validator(mode="after")
     def _rule_makes_sense(self) -> Filter:
         if self.between is not None and (self.min is not None or self.max is not None):
@@ -203,7 +209,11 @@ class Filter(Kind, ABC):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What an exporter needs beside the rows. columns: provenance and score columns, name -> 'string', 'int64', 'float32' or 'list<string>'."""
+    """What an exporter needs beside the rows.
+
+    columns: provenance, score and annotation columns, name -> one of string, int64, float32, list<string>, list<int64>,
+    list<float32>, list<list<float32>> or image (file bytes).
+    """
 
     name: str
     class_names: list[str]

@@ -34,7 +34,9 @@ def find(room: str, kind: str, contract: type[Kind]) -> type[Kind]:
         return _only_class(module, contract, kind)
     if kind not in names(room):
         near = difflib.get_close_matches(kind, names(room), n=3)
-        raise UserError(f"unknown kind {kind!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names(room))}"))
+        raise UserError(
+            f"unknown kind {kind!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names(room))}")
+        )
     return _only_class(importlib.import_module(f"factory.{room}.{kind}"), contract, kind)
 
 
@@ -42,8 +44,13 @@ def _only_class(module: object, contract: type[Kind], kind: str) -> type[Kind]:
     own = [
         value
         for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, contract) and not inspect.isabstract(value) and value.__module__ == getattr(module, "__name__", None)
+        if inspect.isclass(value)
+        and issubclass(value, contract)
+        and not inspect.isabstract(value)
+        and value.__module__ == getattr(module, "__name__", None)
     ]
     if len(own) != 1:
-        raise UserError(f"{kind!r} must name a module with exactly one {contract.__name__}, or a {contract.__name__} class; found {len(own)}")
+        raise UserError(
+            f"{kind!r} must name a module with exactly one {contract.__name__}, or a {contract.__name__} class; found {len(own)}"
+        )
     return own[0]

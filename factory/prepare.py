@@ -60,7 +60,9 @@ class Preparer:
         label = int(self.plan.classes[i])
         name = self.plan.class_names[label] if label != UNLABELLED else "(all)"
         why = self.quarantined[int(pool[at])]
-        raise UserError(f"source: none of the {len(pool)} real images of class {name!r} can be decoded ({why}); replace them or leave the class out")
+        raise UserError(
+            f"source: none of the {len(pool)} real images of class {name!r} can be decoded ({why}); replace them or leave the class out"
+        )
 
 
 def seeds_of(requests: list[Request]) -> list[int]:

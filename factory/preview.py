@@ -51,7 +51,10 @@ def lines(facts: dict[str, Any]) -> list[str]:
     ]
     probe = facts.get("probe")
     if probe is None:
-        return [*text, f"disk     about {facts['disk_mb_guess']} MB if images are 512 px or as the recipe says; --probe measures time and disk"]
+        return [
+            *text,
+            f"disk     about {facts['disk_mb_guess']} MB if images are 512 px or as the recipe says; --probe measures time and disk",
+        ]
     minutes = probe["seconds_total"] / 60
     return [
         *text,
@@ -99,7 +102,6 @@ def first_images(recipe: Recipe, plan: Plan, table: Table, n: int, device: str, 
     generator.check(recipe.condition.required(), plan.class_names)
     per_class = -(-n // len(plan.classes))
     rows = plan.requests(np.zeros(len(plan.classes), np.int64), np.full(len(plan.classes), per_class, np.int64))
-    batches = [batch for batch in plan.batches(rows.slice(0, min(n, len(rows))))]
     prepared = [Preparer(recipe, plan, table).prepare(batch) for batch in plan.batches(rows.slice(0, min(n, len(rows))))]
     first = First([r for b in prepared for r in b.requests], [p for b in prepared for p in b.parents], chosen)
     for _ in range(repeat):

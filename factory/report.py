@@ -45,7 +45,13 @@ class Progress:
     def __enter__(self) -> Progress:
         console = Console(stderr=True)
         if self.show and console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+            )
             self._bar = RichProgress(*columns, console=console)
             self._bar.start()
         return self
@@ -105,7 +111,9 @@ class Progress:
         elif self.show and time.perf_counter() - self._line > LINE_SECONDS:
             self._line = time.perf_counter()
             left = (self._total - done) / rate if rate else 0
-            log.info("round %d: %d/%d images  %.1f/s  %s  %d:%02d left", self._number, done, self._total, rate, share, *divmod(int(left), 60))
+            log.info(
+                "round %d: %d/%d images  %.1f/s  %s  %d:%02d left", self._number, done, self._total, rate, share, *divmod(int(left), 60)
+            )
 
 
 def write(recipe: Recipe, plan: Plan, table: Table, store: Store, selection: Selection, progress: Progress) -> dict[str, Any]:
@@ -119,7 +127,8 @@ def write(recipe: Recipe, plan: Plan, table: Table, store: Store, selection: Sel
     asked = Counter(labels.tolist())
     name_of = dict(zip(plan.classes.tolist(), plan.class_names or ["(all)"], strict=True))
     per_class = {
-        name_of[c]: {"wanted": int(w), "generated": asked[c], "kept": kept[c]} for c, w in zip(plan.classes.tolist(), plan.wanted, strict=True)
+        name_of[c]: {"wanted": int(w), "generated": asked[c], "kept": kept[c]}
+        for c, w in zip(plan.classes.tolist(), plan.wanted, strict=True)
     }
     report = {
         "name": recipe.name,
@@ -132,10 +141,16 @@ def write(recipe: Recipe, plan: Plan, table: Table, store: Store, selection: Sel
         "per_class": per_class,
         "short": {name: row["wanted"] - row["kept"] for name, row in per_class.items() if row["kept"] < row["wanted"]},
         "quarantined_parents": {row: why for mark in marks for row, why in mark["quarantined"].items()},
-        "this_launch": {"images": progress.made, "seconds": round(seconds, 2), "images_per_s": round(progress.made / max(seconds, 1e-6), 2)},
+        "this_launch": {
+            "images": progress.made,
+            "seconds": round(seconds, 2),
+            "images_per_s": round(progress.made / max(seconds, 1e-6), 2),
+        },
         "worker_seconds": round(sum(mark["seconds"] for mark in marks), 2),
         "threads": recipe.threads,
-        "versions": {package: metadata.version(package) for package in ("torch", "diffusers", "transformers", "open_clip_torch", "datasets")},
+        "versions": {
+            package: metadata.version(package) for package in ("torch", "diffusers", "transformers", "open_clip_torch", "datasets")
+        },
     }
     write_json(store.folder / "report.json", report)
     return report

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from factory import assemble, plan as planning, recipe as recipes
+from factory import assemble
+from factory import plan as planning
+from factory import recipe as recipes
 from factory.store import Store
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from factory.neighbours import greedy
 
 KEPT = ""
 OVER_QUOTA = "over_quota"
@@ -17,8 +19,8 @@ class Rule:
 
     score: float32 [N], NaN where there is no answer (refused).  low, high: the closed interval to keep.
     top: (amount, is a share) of the rows still kept, ranked by score within each class or overall; None for all.
-    neighbours: (index int32 [N, k], similarity float32 [N, k]) to earlier rows, -1 padded, for whole-dataset rules:
-    a row goes when a kept earlier row is more similar than `high`.
+    neighbours: for whole-dataset rules, what `neighbours.earlier_neighbours` found; a row goes when an earlier row that stays is more
+    similar than `high`.  embeddings: reads what the neighbours were found from.
     """
 
     reason: str
@@ -28,6 +30,7 @@ class Rule:
     top: tuple[float, bool] | None = None
     per_class: bool = True
     neighbours: tuple[np.ndarray, np.ndarray] | None = None
+    embeddings: Callable[[], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def decide(labels: np.ndarray, rules: Sequence[Rule], quota: dict[int, int] | No
 
 def _refused(rule: Rule, labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
     if rule.neighbours is not None:
-        return greedy(*rule.neighbours, kept, rule.high)
+        return greedy(*rule.neighbours, kept, rule.high, rule.embeddings)
     assert rule.score is not None
     with np.errstate(invalid="ignore"):
         refused = ~((rule.score >= rule.low) & (rule.score <= rule.high))  # a NaN is refused
@@ -98,15 +101,3 @@ def _over(labels: np.ndarray, kept: np.ndarray, quota: dict[int, int]) -> np.nda
     if len(rows):
         over[rows[order[_rank_within(groups) >= limit[inverse]]]] = True
     return over
-
-
-def greedy(index: np.ndarray, similarity: np.ndarray, kept: np.ndarray, high: float) -> np.ndarray:
-    """Duplicates in row order: bool [N], true where an earlier row that itself stays is more similar than `high`."""
-    close = similarity > high
-    duplicate = np.zeros(len(kept), bool)
-    stays = kept.copy()
-    for row in np.flatnonzero(close.any(axis=1) & kept):
-        if stays[index[row][close[row]]].any():
-            duplicate[row] = True
-            stays[row] = False
-    return duplicate

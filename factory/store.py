@@ -1,11 +1,11 @@
 """A run on disk. A file is written under a temporary name, synced and renamed; a shard's mark is written last.
 
-    run.json  recipe.json          what made this folder
-    rounds/00.json                 which stretch of every class's sequence a round asked for
-    shards/00-00003.parquet        images and provenance        marks/00-00003.json   the shard is whole
-    scores/<filter>/00-00003.parquet                            one folder per filter identity
-    scores/<filter>/all.parquet    the same, joined once a round is complete, so that selecting reads one file
-    rows.parquet  selection.parquet  report.json  contact_sheet.png  dataset/
+run.json  recipe.json          what made this folder
+rounds/00.json                 which stretch of every class's sequence a round asked for
+shards/00-00003.parquet        images and provenance        marks/00-00003.json   the shard is whole
+scores/<filter>/00-00003.parquet                            one folder per filter identity
+scores/<filter>/all.parquet    the same, joined once a round is complete, so that selecting reads one file
+rows.parquet  selection.parquet  report.json  contact_sheet.png  dataset/
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            raise UserError(f"{path.parent}: the disk is full; free some space and run the same command again, finished shards are kept") from error
+            raise UserError(
+                f"{path.parent}: the disk is full; free some space and run the same command again, finished shards are kept"
+            ) from error
         raise
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -111,7 +113,9 @@ class Store:
         """run.json. Raises UserError when a newer version wrote it."""
         run: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
         if run.get("format") != FORMAT:
-            raise UserError(f"{self.folder}/run.json has format {run.get('format')}, this version reads {FORMAT}; use the version that wrote it")
+            raise UserError(
+                f"{self.folder}/run.json has format {run.get('format')}, this version reads {FORMAT}; use the version that wrote it"
+            )
         return run
 
     @contextlib.contextmanager
@@ -190,6 +194,11 @@ class Store:
         """A whole shard's rows."""
         return pq.read_table(self.folder / "shards" / f"{shard}.parquet", columns=columns)
 
+    def columns(self, shard: str) -> list[str]:
+        """The names of a whole shard's columns."""
+        names: list[str] = pq.read_schema(self.folder / "shards" / f"{shard}.parquet").names
+        return names
+
     # ---- scores
 
     def has_scores(self, shard: str, identity: str) -> bool:
@@ -211,7 +220,9 @@ class Store:
                 return _to_columns(table)
         missing = [shard for shard in shards if not self.has_scores(shard, identity)]
         if missing:
-            raise UserError(f"{self.folder}: {len(missing)} of {len(shards)} shards have no scores for a filter of this recipe; run `factory build` to score them")
+            raise UserError(
+                f"{self.folder}: {len(missing)} of {len(shards)} shards have no scores for a filter of this recipe; run `factory build` to score them"
+            )
         table = pa.concat_tables([pq.read_table(folder / f"{shard}.parquet") for shard in shards])
         write_table(joined, table.replace_schema_metadata({"shards": digest}))
         return _to_columns(table)

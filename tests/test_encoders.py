@@ -268,7 +268,7 @@ def test_a_torn_cache_file_is_computed_again(model: str, tmp_path: Path) -> None
 
 
 def test_nothing_heavy_is_imported_until_a_model_is_opened() -> None:
-    kinds = ("clip_similarity", "zero_shot", "source_similarity", "near_duplicate", "_neighbours", "blank", "undecodable")
+    kinds = ("clip_similarity", "zero_shot", "source_similarity", "near_duplicate", "blank", "undecodable")
     modules = ", ".join(["sys", "factory.encoders", *(f"factory.filters.{kind}" for kind in kinds)])
     code = f"import {modules}; print({{'torch', 'open_clip'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)

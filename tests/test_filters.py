@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from factory import kinds
 from factory.contracts import Filter, FilterContext
 from factory.errors import UserError
-from factory.filters._neighbours import earlier_neighbours, greedy
+from factory.neighbours import earlier_neighbours, greedy
 from factory.records import Example, Samples
 from tests.test_encoders import Table, directly, make_model, pictures
 
@@ -248,12 +248,12 @@ def slow_greedy(cosines: np.ndarray, kept: np.ndarray, limit: float) -> np.ndarr
 @pytest.mark.parametrize("spread", [0.05, 0.15, 0.3])
 @pytest.mark.parametrize("limit", [0.86, 0.95])
 def test_greedy_in_a_crowd_is_exact_with_embeddings(spread: float, limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("factory.filters._neighbours.BLOCK", 50)
+    monkeypatch.setattr("factory.neighbours.BLOCK", 50)
     embeddings = clustered(400, seed=3, spread=spread, clusters=5)
     kept = np.random.default_rng(1).random(400) < 0.7
     index, similarity = earlier_neighbours(embeddings, 0.85, k=3)
     expected = slow_greedy(cosines_of(embeddings), kept, limit)
-    assert (greedy(index, similarity, kept, limit, embeddings) == expected).all()
+    assert (greedy(index, similarity, kept, limit, lambda: embeddings) == expected).all()
     wide = earlier_neighbours(embeddings, 0.85, k=400)  # long lists need no embeddings
     assert (greedy(*wide, kept, limit) == expected).all()
 
@@ -263,4 +263,4 @@ def test_a_collapsed_dataset_leaves_one_image_even_without_embeddings() -> None:
     embeddings = rng.normal(size=32) + 0.02 * rng.normal(size=(500, 32))
     index, similarity = earlier_neighbours(embeddings, 0.85, k=4)
     assert (~greedy(index, similarity, np.ones(500, bool), 0.96)).sum() == 1
-    assert (~greedy(index, similarity, np.ones(500, bool), 0.96, embeddings)).sum() == 1
+    assert (~greedy(index, similarity, np.ones(500, bool), 0.96, lambda: embeddings)).sum() == 1

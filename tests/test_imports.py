@@ -18,7 +18,7 @@ FLOORS = [
     ["encoders", "models"],
     ["augment"],
     ["sources", "prompts", "conditions", "generators", "filters", "exporters"],
-    ["document", "recipe", "plan", "select", "store", "runtime"],
+    ["document", "recipe", "schema", "plan", "neighbours", "select", "store", "runtime"],
     ["contact_sheet", "prepare", "worker", "publish", "assemble", "report", "build", "reselect", "preview"],
     ["train", "evaluate"],
     ["cli", "__main__"],

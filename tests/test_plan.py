@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from factory import plan as planning, recipe as recipes, seeds
+from factory import plan as planning
+from factory import recipe as recipes
+from factory import seeds
 from factory.errors import UserError
 from tests.conftest import ROOT
 
@@ -34,7 +36,9 @@ def rows(requests: planning.Requests) -> dict[tuple[int, int], tuple[int, ...]]:
 
 @pytest.fixture
 def mixing(write_recipe: Callable[..., Path]) -> Path:
-    return write_recipe(condition="{kind: augmented_image, mix: embed_mixup}", prompts="{text: '{tone} {label}', axes: {tone: [red, blue, grey]}}")
+    return write_recipe(
+        condition="{kind: augmented_image, mix: embed_mixup}", prompts="{text: '{tone} {label}', axes: {tone: [red, blue, grey]}}"
+    )
 
 
 def test_the_same_recipe_gives_the_same_plan(mixing: Path) -> None:
@@ -44,7 +48,14 @@ def test_the_same_recipe_gives_the_same_plan(mixing: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "same"),
-    [("seed=4", False), ("generator.batch=5", False), ("condition.alpha=0.5", False), ("amount.per_class=99", True), ("filters[1].min=50", True), ("export.image=webp", True)],
+    [
+        ("seed=4", False),
+        ("generator.batch=5", False),
+        ("condition.alpha=0.5", False),
+        ("amount.per_class=99", True),
+        ("filters[1].min=50", True),
+        ("export.image=webp", True),
+    ],
 )
 def test_identity_covers_what_makes_pixels_and_nothing_else(mixing: Path, change: str, same: bool) -> None:
     assert (make(mixing).id == make(mixing, change).id) is same

@@ -13,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from factory import recipe as recipes
+from factory import schema
 from factory.errors import RecipeError, UserError
 from tests.conftest import ROOT
 
@@ -90,14 +91,14 @@ def test_settings_load_again_unchanged(write_recipe: Callable[..., Path], tmp_pa
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_schema_accepts_every_recipe(path: Path) -> None:
-    jsonschema.Draft202012Validator(recipes.schema()).validate(YAML(typ="safe").load(path))
+    jsonschema.Draft202012Validator(schema.of_recipes()).validate(YAML(typ="safe").load(path))
 
 
 def test_schema_refuses_an_unknown_key(write_recipe: Callable[..., Path]) -> None:
-    schema = jsonschema.Draft202012Validator(recipes.schema())
+    validator = jsonschema.Draft202012Validator(schema.of_recipes())
     data = YAML(typ="safe").load(RECIPES[0])
     data["filters"] = [{"kind": "blank", "mim": 3}]
-    assert not schema.is_valid(data)
+    assert not validator.is_valid(data)
 
 
 def test_checking_and_planning_load_no_torch(write_recipe: Callable[..., Path]) -> None:

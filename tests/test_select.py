@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from factory.select import Rule, decide, greedy
+from factory.neighbours import greedy
+from factory.select import Rule, decide
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1], np.int32)
 SCORE = np.array([0.1, 0.5, 0.9, np.nan, 0.4, 0.4, 0.8, 0.2], np.float32)
@@ -29,7 +30,12 @@ def test_the_first_rule_that_refuses_is_the_reason() -> None:
 
 @pytest.mark.parametrize(
     ("top", "per_class", "kept"),
-    [((0.5, True), True, [1, 2, 4, 6]), ((2, False), True, [1, 2, 4, 6]), ((3, False), False, [1, 2, 6]), ((1.0, True), False, [0, 1, 2, 4, 5, 6, 7])],
+    [
+        ((0.5, True), True, [1, 2, 4, 6]),
+        ((2, False), True, [1, 2, 4, 6]),
+        ((3, False), False, [1, 2, 6]),
+        ((1.0, True), False, [0, 1, 2, 4, 5, 6, 7]),
+    ],
 )
 def test_keep_top(top: tuple[float, bool], per_class: bool, kept: list[int]) -> None:
     selection = decide(LABELS, [Rule("top", SCORE, top=top, per_class=per_class)])
@@ -46,8 +52,8 @@ def test_quota_keeps_the_first_of_each_class() -> None:
 
 
 def test_a_duplicate_of_a_refused_row_stays() -> None:
-    index = np.array([[-1], [0], [1]], np.int32)
-    similarity = np.array([[-1], [0.99], [0.99]], np.float32)
+    index = np.array([[-1, -1], [0, -1], [1, -1]], np.int32)
+    similarity = np.array([[-1, -1], [0.99, -1], [0.99, -1]], np.float32)
     assert greedy(index, similarity, np.ones(3, bool), 0.9).tolist() == [False, True, False]
     assert greedy(index, similarity, np.array([False, True, True]), 0.9).tolist() == [False, False, True]
 

@@ -5,14 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from factory.errors import RecipeError, UserError
 from factory.train import recipe as recipes
 from factory.train import run
 
-TINY_CLIP = {"kind": "clip", "steps": 3, "batch": 8, "lr": 1e-3, "image_size": 32, "image_width": 4, "embed_dim": 16, "text_width": 16, "text_layers": 1, "vocabulary": 256}
+TINY_CLIP = {
+    "kind": "clip",
+    "steps": 3,
+    "batch": 8,
+    "lr": 1e-3,
+    "image_size": 32,
+    "image_width": 4,
+    "embed_dim": 16,
+    "text_width": 16,
+    "text_layers": 1,
+    "vocabulary": 256,
+}
 TINY_CLASSIFIER = {"kind": "classifier", "steps": 3, "batch": 8, "lr": 1e-3, "width": 4}
 TINY_DIFFUSION = {"kind": "diffusion", "steps": 3, "batch": 8, "lr": 1e-3, "width": 32, "depth": 1, "heads": 2, "captions": 2}
 
@@ -43,7 +53,8 @@ def clip_folder(corpus, tmp_path_factory) -> Path:
 
 def train(tiny: dict, corpus: Path, folder: Path, out: Path, **more: object) -> Path:
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**tiny, **more, "out": str(out), "source": {"dataset": str(corpus)}, "checkpoint_every": 1, "bf16": False}))
+    settings = {**tiny, **more, "out": str(out), "source": {"dataset": str(corpus)}, "checkpoint_every": 1, "bf16": False}
+    path.write_text(json.dumps(settings))
     run(path, [], None)
     return out
 
@@ -129,7 +140,7 @@ def test_multi_positive_prefers_the_truth():
 
 def test_recipes_report_every_fault(tmp_path):
     path = tmp_path / "bad.yaml"
-    path.write_text(yaml.safe_dump({"kind": "clip", "stepz": 3, "out": "x", "source": {"dataset": "x", "colour": 1}, "batch": 8, "lr": 1e-3}))
+    path.write_text("{kind: clip, stepz: 3, out: x, source: {dataset: x, colour: 1}, batch: 8, lr: 0.001}")
     with pytest.raises(RecipeError) as caught:
         recipes.load(path, [], None)
     text = str(caught.value)
@@ -138,7 +149,7 @@ def test_recipes_report_every_fault(tmp_path):
 
 def test_overrides_and_missing_data(corpus, tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**TINY_CLASSIFIER, "out": "x", "source": {"dataset": "x"}}))
+    path.write_text(json.dumps({**TINY_CLASSIFIER, "out": "x", "source": {"dataset": "x"}}))
     checked = recipes.load(path, [f"source.dataset={corpus}", "lr=0.5", "source.label=no_such"], tmp_path / "out")
     assert (checked.lr, checked.out) == (0.5, tmp_path / "out")
     with pytest.raises(UserError, match="no_such"):

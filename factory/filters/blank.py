@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from factory.contracts import Filter, FilterContext
 from factory.records import Samples
@@ -18,11 +16,6 @@ class Blank(Filter):
     """
 
     min: float | None = Field(4.0, description="Keep rows whose score is at least this.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _band_replaces_default(cls, values: Any) -> Any:
-        return {"min": None, **values} if isinstance(values, dict) and values.get("between") is not None else values
 
     def open(self, context: FilterContext) -> Scorer:
         return Scorer()

@@ -15,7 +15,7 @@ from factory.records import Samples
 
 
 class NearDuplicate(EncodedFilter):
-    """A row goes when an earlier kept row's cosine is above `max`; the pass over all rows is `_neighbours`.
+    """A row goes when an earlier kept row's cosine is above `max`; the pass over all rows is `factory.neighbours`.
 
     Column embedding: float16 [N, dim] of unit length, NaN where undecodable.
     """

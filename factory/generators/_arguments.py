@@ -82,6 +82,12 @@ def negative_prompt(pipe: Any, kind: Diffusers) -> str | None:
     return kind.negative_prompt
 
 
+def needs_prompt(pipe: Any) -> bool:
+    """Whether a prompt must be given even where a condition has no text. diffusers' own default of None is refused by their checks."""
+    prompt = parameters(pipe).get("prompt")
+    return prompt is not None and (prompt.default is prompt.empty or type(pipe).__module__.startswith("diffusers."))
+
+
 def guided(pipe: Any, settings: dict[str, Any]) -> bool:
     """Whether the pipeline will do classifier-free guidance; it is asked itself, where it can answer."""
     name = guidance_name(pipe)
@@ -109,6 +115,8 @@ def _output_type(pipe: Any) -> str:
 
     Pipelines without one leave `pt` in another range: Kandinsky 2.2 returns [-1, 1].
     """
+    if type(pipe).__module__.startswith("factory."):
+        return "pt"
     try:
         source = inspect.getsource(inspect.unwrap(type(pipe).__call__))
     except (OSError, TypeError):

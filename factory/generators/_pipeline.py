@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from factory.errors import UserError
 from factory.generators import _embed, _labels
-from factory.generators._arguments import guidance_name, guided, negative_prompt, parameters, settled
+from factory.generators._arguments import guidance_name, guided, needs_prompt, negative_prompt, parameters, settled
 from factory.generators._encode import PromptMemo, Split
 from factory.generators._load import Loaded, place, quiet
 from factory.generators._noise import fenced, generators
@@ -134,8 +135,8 @@ class OpenDiffusers:
             try:
                 with quiet():
                     self._siblings[task] = getattr(diffusers, task).from_pipe(self.base)
-            except ValueError:  # how diffusers says that the family has none
-                self._siblings[task] = None
+            except ValueError:  # how diffusers says that its table of families lacks this one
+                self._siblings[task] = _namesake(self.base) if task == "AutoPipelineForImage2Image" else None
         return self._siblings[task]
 
     def _route(self, pipe: Any) -> _embed.EmbedRoute | None:
@@ -195,10 +196,11 @@ class OpenDiffusers:
         known, needs = parameters(self._pipe), self._needs or frozenset()
         noise = generators(seeds, self._noise_device)
         offered: dict[str, Any] = {
-            "prompt": [one.prompt or "" for one in inputs],
             "batch_size": len(seeds),
             "generator": noise[0] if self.alone else noise,
         }
+        if needs_prompt(self._pipe) or any(one.prompt is not None for one in inputs):
+            offered["prompt"] = [one.prompt or "" for one in inputs]
         negative = negative_prompt(self._pipe, self.kind)
         if negative is not None:
             offered["negative_prompt"] = [negative] * len(seeds)
@@ -238,7 +240,7 @@ class OpenDiffusers:
         last = error.__traceback__
         while last is not None and last.tb_next is not None:
             last = last.tb_next
-        if isinstance(error, ValueError) and last is not None and last.tb_frame.f_code.co_name in ("check_inputs", "__call__"):
+        if isinstance(error, ValueError) and last is not None and last.tb_frame.f_code.co_name in ("check_inputs", "_check", "__call__"):
             return UserError(f"generator: {type(self._pipe).__name__} refuses its arguments: {error}")
         return error
 
@@ -253,6 +255,22 @@ class OpenDiffusers:
             self.flagged += flags
             log.warning("the model's safety checker blackened %d of %d images", flags, size)
         return images
+
+
+def _namesake(pipe: Any) -> Any:
+    """The image-to-image pipeline that diffusers has by this one's name, on the same weights; None where it lacks some."""
+    import diffusers
+
+    name = type(pipe).__name__.replace("Pipeline", "Img2ImgPipeline")
+    if name not in dir(diffusers):
+        return None
+    found = getattr(diffusers, name)
+    expected = inspect.signature(found.__init__).parameters
+    try:
+        with quiet():
+            return found(**{part: module for part, module in pipe.components.items() if part in expected})
+    except TypeError:
+        return None
 
 
 def _needs_of(inputs: Sequence[Inputs]) -> frozenset[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -19,7 +21,7 @@ class SmallClassifier(ModelMixin, ConfigMixin):
     def __init__(self, class_names: list[str], image_size: int = 28, width: int = 32, mean: float = 0.5, std: float = 0.5):
         super().__init__()
         widths = (1, width, 2 * width, 2 * width, 4 * width, 4 * width)
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in widths[1:])
         self.head = nn.Linear(4 * width, len(class_names))
 

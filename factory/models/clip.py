@@ -60,7 +60,9 @@ class ClipEncoder(ModelMixin):
         return ids.to(self.device)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None, torch_dtype: torch.dtype | None = None, **_: Any) -> ClipEncoder:
+    def from_pretrained(
+        cls, folder: str | Path, dtype: torch.dtype | None = None, torch_dtype: torch.dtype | None = None, **_: Any
+    ) -> ClipEncoder:
         """Read an open_clip folder (safetensors only). dtype (torch_dtype is its older name): float32 where not given."""
         from safetensors.torch import load_file
         from transformers import PreTrainedTokenizerFast
@@ -82,5 +84,9 @@ class ClipEncoder(ModelMixin):
         config = {"model_cfg": self.model_cfg, "preprocess_cfg": self.preprocess_cfg}
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         weights = self.model.state_dict().items()
-        save_file({name: (w.half() if w.is_floating_point() else w).contiguous() for name, w in weights}, folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(
+            {name: (w.half() if w.is_floating_point() else w).contiguous() for name, w in weights},
+            folder / WEIGHTS,
+            metadata={"format": "pt"},
+        )
         self.tokenizer.save_pretrained(folder)

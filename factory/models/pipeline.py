@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from factory.models.clip import ClipEncoder
 from factory.models.transformer import PatchTransformer
 
 Generators = torch.Generator | list[torch.Generator] | None
+Rows = torch.Tensor | None
 
 
 class EmbeddingDiffusionPipeline(DiffusionPipeline):
     """A rectified flow in pixel space, guided by CLIP embeddings of images (as in unCLIP, Ramesh et al. 2022) and of text."""
 
     model_cpu_offload_seq = "clip->transformer"
-    _callback_tensor_inputs = ["latents"]
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
     def __init__(self, transformer: PatchTransformer, scheduler: FlowMatchEulerDiscreteScheduler, clip: ClipEncoder):
         super().__init__()
@@ -72,7 +73,9 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         if image is not None and strength is None:
             image_embeds = self.encode_image(image)
         start = None if strength is None else self.prepare_image(image, height, width)
-        count, (start, image_embeds, prompt_embeds) = self._batch(num_images_per_prompt, generator, latents, start, image_embeds, prompt_embeds)
+        count, (start, image_embeds, prompt_embeds) = self._batch(
+            num_images_per_prompt, generator, latents, start, image_embeds, prompt_embeds
+        )
         guided = guidance_scale > 1 and (image_embeds is not None or prompt_embeds is not None)
         negative = self.encode_prompt(negative_prompt) if negative_prompt is not None and guided else None
         conditions = self._conditions(count, image_embeds, prompt_embeds, negative, guided)
@@ -89,7 +92,9 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         images = self.decode(latents, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def encode_prompt(self, prompt: str | list[str], device: torch.device | str | None = None, num_images_per_prompt: int = 1) -> torch.Tensor:
+    def encode_prompt(
+        self, prompt: str | list[str], device: torch.device | str | None = None, num_images_per_prompt: int = 1
+    ) -> torch.Tensor:
         """N texts -> prompt_embeds [N * num_images_per_prompt, D], unit rows."""
         prompt_embeds = self.clip.encode_text([prompt] if isinstance(prompt, str) else list(prompt))
         prompt_embeds = prompt_embeds.to(device or self._execution_device).repeat_interleave(num_images_per_prompt, dim=0)
@@ -136,7 +141,7 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         array = x.permute(0, 2, 3, 1).cpu().numpy()
         return array if output_type == "np" else [pictures.to_pil(one) for one in pictures.from_output(array)]
 
-    def _velocity(self, latents: torch.Tensor, timestep: torch.Tensor, conditions: dict[str, torch.Tensor | None], guidance: float | None) -> torch.Tensor:
+    def _velocity(self, latents: torch.Tensor, timestep: torch.Tensor, conditions: dict[str, Rows], guidance: float | None) -> torch.Tensor:
         """The (guided) velocity; guidance denoises every row twice in one batch, without and with its condition."""
         x = latents.to(self.transformer.dtype)
         if guidance is None:
@@ -146,7 +151,7 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
 
     def _conditions(
         self, count: int, image_embeds: torch.Tensor | None, prompt_embeds: torch.Tensor | None, negative: torch.Tensor | None, guided: bool
-    ) -> dict[str, torch.Tensor | None]:
+    ) -> dict[str, Rows]:
         """Embeddings for the denoiser; under guidance the unconditional half comes first, zeros or the negative prompt."""
         given = {"image_embeds": image_embeds, "prompt_embeds": prompt_embeds}
         if not guided:
@@ -156,7 +161,8 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
             without = {"prompt_embeds": _repeat(negative, count)}
         else:
             without = {}
-        return {name: None if rows is None else torch.cat([without.get(name, torch.zeros_like(rows)), rows]) for name, rows in given.items()}
+        pairs = {name: (without.get(name, torch.zeros_like(rows)), rows) for name, rows in given.items() if rows is not None}
+        return {name: torch.cat(pair) for name, pair in pairs.items()}
 
     def _schedule(self, steps: int, strength: float | None) -> torch.Tensor:
         """Timesteps from noise (or from `strength` on the way to it) down to the image, evenly spaced."""
@@ -165,7 +171,7 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(sigmas=np.linspace(top, top / steps, steps).tolist(), device=self._execution_device)
         return self.scheduler.timesteps
 
-    def _batch(self, copies: int, generator: Generators, latents: torch.Tensor | None, *rows: torch.Tensor | None) -> tuple[int, list[torch.Tensor | None]]:
+    def _batch(self, copies: int, generator: Generators, latents: Rows, *rows: Rows) -> tuple[int, list[Rows]]:
         """How many images, and every input with so many rows."""
         counts = {len(one) for one in rows if one is not None and len(one) > 1}
         if len(counts) > 1:
@@ -177,7 +183,15 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         return count, [None if one is None else _repeat(one.to(self._execution_device), count) for one in rows]
 
     def _check(
-        self, prompt: Any, image: Any, image_embeds: Any, prompt_embeds: Any, strength: float | None, height: int, width: int, output_type: str
+        self,
+        prompt: Any,
+        image: Any,
+        image_embeds: Any,
+        prompt_embeds: Any,
+        strength: float | None,
+        height: int,
+        width: int,
+        output_type: str,
     ) -> None:
         patch = self.transformer.config.patch
         if height % patch or width % patch:

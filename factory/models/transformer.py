@@ -42,7 +42,14 @@ class PatchTransformer(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, in_channels: int = 1, sample_size: int = 28, patch: int = 4, width: int = 256, depth: int = 6, heads: int = 4, embed_dim: int = 128
+        self,
+        in_channels: int = 1,
+        sample_size: int = 28,
+        patch: int = 4,
+        width: int = 256,
+        depth: int = 6,
+        heads: int = 4,
+        embed_dim: int = 128,
     ):
         super().__init__()
         self.patches = nn.Conv2d(in_channels, width, patch, stride=patch)
@@ -57,7 +64,11 @@ class PatchTransformer(ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, sample: torch.Tensor, timestep: torch.Tensor, image_embeds: torch.Tensor | None = None, prompt_embeds: torch.Tensor | None = None
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        image_embeds: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Noisy images -> velocity (noise minus image) of the same shape.
 

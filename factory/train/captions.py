@@ -12,15 +12,50 @@ SHAPES = (("narrow",), ("medium",), ("wide", "broad"))
 WORDS = (TONES, PATTERNS, SHAPES)
 
 SCENES = (
-    "a photo of a {}", "a photo of the {}", "a picture of a {}", "an image of a {}", "a {}", "the {}", "{}", "a small photo of a {}",
-    "a close-up photo of a {}", "a cropped photo of a {}", "a good photo of a {}", "a bad photo of a {}", "a low resolution photo of a {}",
-    "a blurry photo of a {}", "a black and white photo of a {}", "a greyscale photo of a {}", "a product photo of a {}", "a catalogue picture of a {}",
-    "a studio photo of a {}", "a clean photo of a {}", "a rendering of a {}", "a drawing of a {}", "a sketch of a {}", "one {}", "a type of {}",
-)  # fmt: skip
+    "a photo of a {}",
+    "a photo of the {}",
+    "a picture of a {}",
+    "an image of a {}",
+    "a {}",
+    "the {}",
+    "{}",
+    "a small photo of a {}",
+    "a close-up photo of a {}",
+    "a cropped photo of a {}",
+    "a good photo of a {}",
+    "a bad photo of a {}",
+    "a low resolution photo of a {}",
+    "a blurry photo of a {}",
+    "a black and white photo of a {}",
+    "a greyscale photo of a {}",
+    "a product photo of a {}",
+    "a catalogue picture of a {}",
+    "a studio photo of a {}",
+    "a clean photo of a {}",
+    "a rendering of a {}",
+    "a drawing of a {}",
+    "a sketch of a {}",
+    "one {}",
+    "a type of {}",
+)
 PLACES = (
-    "on a plain background", "on a black background", "in a shop", "in a catalogue", "on a table", "on a shelf", "for sale", "worn by a person",
-    "on a hanger", "on the floor", "seen from the front", "seen from the side", "fashion", "a type of clothing", "product shot", "in a store window",
-)  # fmt: skip
+    "on a plain background",
+    "on a black background",
+    "in a shop",
+    "in a catalogue",
+    "on a table",
+    "on a shelf",
+    "for sale",
+    "worn by a person",
+    "on a hanger",
+    "on the floor",
+    "seen from the front",
+    "seen from the side",
+    "fashion",
+    "a type of clothing",
+    "product shot",
+    "in a store window",
+)
 NOUNS = ("item", "thing", "product", "piece of clothing", "fashion item")
 
 

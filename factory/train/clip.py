@@ -31,7 +31,9 @@ def train(recipe: Clip) -> None:
     encoder.model.visual.to(memory_format=torch.channels_last)
     matrices = [p for p in encoder.parameters() if p.ndim > 1]
     others = [p for p in encoder.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": matrices}, {"params": others, "weight_decay": 0.0}], lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices}, {"params": others, "weight_decay": 0.0}], lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
+    )
     pixels = torch.from_numpy(pictures.pixels)
     log.info("%d images, %.2f M parameters", len(pictures), sum(p.numel() for p in encoder.parameters()) / 1e6)
 
@@ -103,18 +105,37 @@ def two_views(pixels: torch.Tensor, size: int, preprocess: dict[str, Any], rng: 
 
 def model_cfg(recipe: Clip) -> dict[str, Any]:
     """The architecture in open_clip's own words; the ids match `make_tokenizer`."""
-    vision = {"image_size": recipe.image_size, "layers": list(recipe.image_layers), "width": recipe.image_width, "head_width": recipe.image_width * 4}
+    vision = {
+        "image_size": recipe.image_size,
+        "layers": list(recipe.image_layers),
+        "width": recipe.image_width,
+        "head_width": recipe.image_width * 4,
+    }
     text = {
-        "context_length": recipe.context_length, "vocab_size": recipe.vocabulary, "width": recipe.text_width, "heads": recipe.text_heads,
-        "layers": recipe.text_layers, "hf_tokenizer_name": "tokenizer", "pool_type": "eos", "pad_id": 0, "eos_id": 2,
-    }  # fmt: skip
+        "context_length": recipe.context_length,
+        "vocab_size": recipe.vocabulary,
+        "width": recipe.text_width,
+        "heads": recipe.text_heads,
+        "layers": recipe.text_layers,
+        "hf_tokenizer_name": "tokenizer",
+        "pool_type": "eos",
+        "pad_id": 0,
+        "eos_id": 2,
+    }
     return {"embed_dim": recipe.embed_dim, "vision_cfg": vision, "text_cfg": text}
 
 
 def preprocess_cfg(recipe: Clip, pixels: np.ndarray) -> dict[str, Any]:
     """How images become inputs: the training images' own mean and deviation, the same for all three channels."""
     mean, std = round(float(pixels.mean()) / 255, 4), round(float(pixels.std()) / 255, 4)
-    return {"size": recipe.image_size, "mode": "RGB", "mean": [mean] * 3, "std": [std] * 3, "interpolation": "bilinear", "resize_mode": "shortest"}
+    return {
+        "size": recipe.image_size,
+        "mode": "RGB",
+        "mean": [mean] * 3,
+        "std": [std] * 3,
+        "interpolation": "bilinear",
+        "resize_mode": "shortest",
+    }
 
 
 def make_tokenizer(recipe: Clip, class_names: list[str]) -> Any:
@@ -131,4 +152,6 @@ def make_tokenizer(recipe: Clip, class_names: list[str]) -> Any:
     tokenizer = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token=UNKNOWN))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A {EOS}", special_tokens=[(BOS, 1), (EOS, 2)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNKNOWN, model_max_length=recipe.context_length)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNKNOWN, model_max_length=recipe.context_length
+    )

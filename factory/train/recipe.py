@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from ruamel.yaml import YAML, YAMLError
 
 from factory.errors import RecipeError
 
@@ -81,16 +81,17 @@ class Diffusion(Training):
 
 
 TrainRecipe = Annotated[Clip | Classifier | Diffusion, Field(discriminator="kind")]
+_YAML = YAML(typ="safe")
 _ADAPTER: TypeAdapter[Clip | Classifier | Diffusion] = TypeAdapter(TrainRecipe)
 
 
 def load(path: Path, sets: list[str], out: Path | None = None) -> Clip | Classifier | Diffusion:
     """Read a YAML recipe, apply `key.path=value` overrides and the output folder. Raises RecipeError with every fault."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _YAML.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError([f"{path}: {error.strerror}; give the path of a training recipe"]) from error
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise RecipeError([f"{path}: not YAML: {error}"]) from error
     if not isinstance(tree, dict):
         raise RecipeError([f"{path}: a recipe is a mapping of keys, not {type(tree).__name__}"])
@@ -113,7 +114,7 @@ def _override(tree: dict[str, Any], item: str) -> None:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
             raise RecipeError([f"--set {item}: {name} is a value, not a mapping"])
-    tree[last] = yaml.safe_load(value)
+    tree[last] = _YAML.load(value)
 
 
 def _where(location: tuple[int | str, ...]) -> str:

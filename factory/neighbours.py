@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 NEIGHBOURS = 16
@@ -70,12 +72,14 @@ def _merge(index: np.ndarray, similarity: np.ndarray, rows: np.ndarray, cosines:
     index[rows], similarity[rows] = numbers[best], values[best]
 
 
-def greedy(index: np.ndarray, similarity: np.ndarray, kept: np.ndarray, max: float, embeddings: np.ndarray | None = None) -> np.ndarray:
+def greedy(
+    index: np.ndarray, similarity: np.ndarray, kept: np.ndarray, max: float, embeddings: Callable[[], np.ndarray] | None = None
+) -> np.ndarray:
     """bool [N]: rows for which an earlier row that itself stays has a cosine above max. Row order decides who stays.
 
     index, similarity: from earlier_neighbours, with floor <= max.  kept: bool [N], what the other rules keep.
-    embeddings: the same as there. In a crowd of near-copies a row's k neighbours may all be gone while one that stays is
-    further down; with embeddings such a row is compared with all, without them it goes when one of its neighbours does.
+    embeddings: reads the same as there, and is called only for a crowd of near-copies: there a row's k neighbours may all be gone
+    while one that stays is further down, so it is compared with all; without embeddings it goes when one of its neighbours does.
     """
     close = np.asarray(similarity > max)
     crowded = np.asarray(close.all(axis=1))
@@ -83,7 +87,7 @@ def greedy(index: np.ndarray, similarity: np.ndarray, kept: np.ndarray, max: flo
     stops = np.cumsum(close[rows].sum(axis=1)).tolist()
     near, start = index[rows][close[rows]].tolist(), 0
     alive, gone = bytearray(np.asarray(kept, dtype=bool).tobytes()), bytearray(len(index))  # read far faster than arrays
-    crowd = None if embeddings is None else _Crowd(embeddings, crowded, np.frombuffer(alive, dtype=bool), max)
+    crowd = None if embeddings is None or not crowded.any() else _Crowd(embeddings(), crowded, np.frombuffer(alive, dtype=bool), max)
     for row, stop in zip(rows.tolist(), stops, strict=True):
         neighbours = near[start:stop]
         start = stop

@@ -1,0 +1,261 @@
+"""Exports are read back with the libraries that people use."""
+
+import hashlib
+import itertools
+import math
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from factory import kinds
+from factory.contracts import DatasetInfo, Exporter
+from factory.exporters import folder as folder_module
+from factory.exporters import parquet as parquet_module
+from factory.exporters.folder import Folder, safe_names
+from factory.exporters.parquet import Parquet
+from factory.images import decode, encode
+from factory.sources.folder import Folder as FolderSource
+from factory.sources.parquet import Parquet as ParquetSource
+
+NAMES = ["T-shirt/top", "train", "cat"]
+COLUMNS = {"id": "string", "seed": "int64", "prompt": "string", "parents": "list<string>", "clip_similarity": "float32"}
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+def make(count=30, height=8, width=10, labels=NAMES):
+    for i in range(count):
+        yield {
+            "id": f"{i % len(NAMES)}-{i:06d}",
+            "image": np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8),
+            "label": i % len(labels) if labels else -1,
+            "seed": 2**62 + i,
+            "prompt": f"a “{i}”",
+            "parents": ["ab"] * (i % 3),
+            "clip_similarity": math.nan if i == 4 else i / 100,
+            "not asked for": object(),
+        }
+
+
+def info(names=NAMES, rows=30):
+    return DatasetInfo("test", names, COLUMNS, rows)
+
+
+def digest(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+
+
+# ---- Parquet
+
+
+def test_parquet_opens_with_load_dataset(tmp_path):
+    Parquet().write(make(), info(), tmp_path / "out")
+    data = datasets.load_dataset(str(tmp_path / "out"), split="train")
+    assert len(data) == 30 and data.column_names == ["image", "label", *COLUMNS]
+    assert isinstance(data.features["image"], datasets.Image) and data.features["label"].names == NAMES
+    for row, made in zip(data, make(), strict=True):
+        assert np.array_equal(np.asarray(row["image"]), made["image"])
+        assert (row["id"], row["label"], row["seed"], row["prompt"], row["parents"]) == tuple(
+            made[key] for key in ("id", "label", "seed", "prompt", "parents")
+        )
+        assert row["clip_similarity"] == pytest.approx(made["clip_similarity"], nan_ok=True)
+
+
+def test_parquet_streams(tmp_path):
+    Parquet().write(make(), info(), tmp_path / "out")
+    data = datasets.load_dataset(str(tmp_path / "out"), split="train", streaming=True)
+    rows = list(data)
+    assert len(rows) == 30 and rows[5]["image"].size == (10, 8) and data.features["label"].names == NAMES
+
+
+def test_parquet_is_cut_by_size_and_renamed_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_module, "GROUP_ROWS", 4)
+    Parquet(shard_mb=1).write(make(30, 200, 200), info(), tmp_path / "out")
+    files = sorted(path.name for path in (tmp_path / "out" / "data").iterdir())
+    assert len(files) == 4 and files == [f"train-{i:05d}-of-00004.parquet" for i in range(4)]
+    assert all(path.stat().st_size < 1.1 * 2**20 for path in (tmp_path / "out" / "data").iterdir())
+    assert datasets.load_dataset(str(tmp_path / "out"), split="train")["seed"] == [2**62 + i for i in range(30)]
+    groups = pq.ParquetFile(tmp_path / "out" / "data" / files[0]).metadata
+    assert all(groups.row_group(i).num_rows <= 4 for i in range(groups.num_row_groups))
+
+
+def test_parquet_streams_its_input(tmp_path, monkeypatch):
+    """The writer never holds more rows than its queue and a row group."""
+    monkeypatch.setattr(parquet_module, "GROUP_ROWS", 10)
+    alive, most = 0, 0
+
+    class Counted(dict):
+        def __init__(self, row):
+            nonlocal alive, most
+            super().__init__(row)
+            alive += 1
+            most = max(most, alive)
+
+        def __del__(self):
+            nonlocal alive
+            alive -= 1
+
+    Parquet().write((Counted(row) for row in make(300)), info(), tmp_path / "out")
+    assert most < 60
+
+
+@pytest.mark.parametrize("kind", [Parquet, Folder])
+def test_equal_rows_give_equal_bytes(tmp_path, kind):
+    kind().write(make(), info(), tmp_path / "a")
+    kind().write(make(), info(), tmp_path / "b")
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+
+
+@pytest.mark.parametrize(("image", "quality", "exact"), [("png", 95, True), ("webp", 100, True), ("webp", 80, False), ("jpeg", 95, False)])
+def test_image_formats(tmp_path, image, quality, exact):
+    smooth = [{**row, "image": np.full((32, 32, 3), 5 * i, np.uint8)} for i, row in enumerate(make(3))]
+    Parquet(image=image, quality=quality).write(smooth, info(), tmp_path / "out")
+    data = datasets.load_dataset(str(tmp_path / "out"), split="train").with_format("arrow")[:]["image"].to_pylist()
+    for cell, row in zip(data, smooth, strict=True):
+        error = np.abs(decode(cell["bytes"]).astype(int) - row["image"]).max()
+        assert error == 0 if exact else error < 12
+        assert cell["path"] == f"{row['id']}.{'jpg' if image == 'jpeg' else image}"
+
+
+def test_parquet_without_labels_or_rows(tmp_path):
+    Parquet().write(make(5, labels=[]), info([]), tmp_path / "out")
+    assert "label" not in datasets.load_dataset(str(tmp_path / "out"), split="train").column_names
+    Parquet().write([], info(rows=0), tmp_path / "none")
+    assert pq.read_table(tmp_path / "none" / "data" / "train-00000-of-00001.parquet").num_rows == 0
+
+
+def test_unlabelled_rows_of_a_labelled_dataset_are_null(tmp_path):
+    Parquet().write([{**row, "label": -1} if i == 1 else row for i, row in enumerate(make(3))], info(), tmp_path / "out")
+    assert datasets.load_dataset(str(tmp_path / "out"), split="train")["label"] == [0, None, 2]
+
+
+def test_parquet_fails_cleanly(tmp_path):
+    def broken():
+        yield from make(5)
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError):
+        Parquet().write(broken(), info(), tmp_path / "out")
+    assert list((tmp_path / "out" / "data").iterdir()) == []
+    with pytest.raises(ValueError, match="'seed' has type 'int8'"):
+        Parquet().write([], DatasetInfo("x", [], {"seed": "int8"}, 0), tmp_path / "bad")
+
+
+def test_what_is_exported_can_be_a_source(tmp_path):
+    Parquet().write(make(), info(), tmp_path / "p")
+    Folder().write(make(), info(), tmp_path / "f")
+    for source in (ParquetSource(dataset=str(tmp_path / "p")), FolderSource(dataset=str(tmp_path / "f"))):
+        table = source.open()
+        assert len(table) == 30 and sorted(table.class_names) == sorted(NAMES)
+        assert table.class_names[table.labels[0]] == NAMES[0] and np.array_equal(table.read(0).image, next(make())["image"])
+
+
+# ---- annotations
+
+ANNOTATED = {"id": "string", "soft_label": "list<float32>", "boxes": "list<list<float32>>", "box_labels": "list<int64>", "mask": "image"}
+
+
+def annotated():
+    for i, row in enumerate(make(4)):
+        mask = encode(np.full((8, 10, 3), i, np.uint8)) if i != 2 else None
+        yield {**row, "soft_label": [0.25, 0.75, 0], "boxes": [[0, 1, 2, 3]] * i, "box_labels": list(range(i)), "mask": mask}
+
+
+def test_parquet_keeps_annotations(tmp_path):
+    Parquet().write(annotated(), DatasetInfo("x", NAMES, ANNOTATED, 4), tmp_path / "out")
+    data = datasets.load_dataset(str(tmp_path / "out"), split="train")
+    assert data[1]["soft_label"] == [0.25, 0.75, 0] and data[3]["boxes"] == [[0, 1, 2, 3]] * 3 and data[3]["box_labels"] == [0, 1, 2]
+    assert np.asarray(data[3]["mask"]).max() == 3 and data[2]["mask"] is None
+    fields = {"soft_label": "soft_label", "mask": "mask", "boxes": "boxes", "box_labels": "box_labels", "classes": None}
+    notes = ParquetSource(dataset=str(tmp_path / "out"), **fields).open().read(3).annotations
+    assert notes.boxes.shape == (3, 4) and notes.mask.max() == 3
+
+
+def test_folder_keeps_masks_apart_from_the_images(tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    Folder().write(annotated(), DatasetInfo("x", NAMES, ANNOTATED, 4), tmp_path / "out")
+    data = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"))
+    assert list(data) == ["train"] and len(data["train"]) == len(ImageFolder(tmp_path / "out" / "train")) == 4
+    row = data["train"][3]
+    assert row["boxes"] == [[0, 1, 2, 3]] * 3 and row["mask"] == "mask/T-shirt-top/0-000003.png" and data["train"][2]["mask"] is None
+    assert decode((tmp_path / "out" / row["mask"]).read_bytes()).max() == 3
+
+
+# ---- folders
+
+
+def test_folder_opens_with_datasets(tmp_path):
+    Folder().write(make(), info(), tmp_path / "out")
+    for data in (
+        datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out")),
+        datasets.load_dataset(str(tmp_path / "out")),
+    ):
+        assert list(data) == ["train"], "a class called train makes no split"
+        for row, made in itertools.zip_longest(data["train"], make()):
+            assert np.array_equal(np.asarray(row["image"]), made["image"])
+            assert (row["label"], row["id"], row["seed"]) == (NAMES[made["label"]], made["id"], made["seed"])
+            assert row["parents"] == made["parents"] and (row["clip_similarity"] is None) == (
+                made["id"].endswith("4") and made["seed"] == 2**62 + 4
+            )
+
+
+def test_folder_opens_with_torchvision(tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    Folder(image="webp", quality=100).write(make(), info(), tmp_path / "out")
+    data = ImageFolder(tmp_path / "out" / "train")
+    assert len(data) == 30 and data.classes == sorted(safe_names(NAMES))
+    assert all(sum(target == c for _, target in data.samples) == 10 for c in range(3))
+    assert data[0][0].size == (10, 8)
+
+
+def test_folders_stay_small(tmp_path, monkeypatch):
+    from torchvision.datasets import ImageFolder
+
+    monkeypatch.setattr(folder_module, "FILES_PER_FOLDER", 4)
+    Folder().write(make(), info(), tmp_path / "out")
+    assert all(sum(path.is_file() for path in place.iterdir()) <= 4 for place in (tmp_path / "out" / "train").rglob("*") if place.is_dir())
+    assert len(ImageFolder(tmp_path / "out" / "train")) == len(datasets.load_dataset(str(tmp_path / "out"), split="train")) == 30
+
+
+def test_folder_unlabelled(tmp_path):
+    Folder().write(make(labels=[]), info([]), tmp_path / "out")
+    data = datasets.load_dataset(str(tmp_path / "out"), split="train")
+    assert len(data) == 30 and "label" not in data.column_names
+
+
+def test_folder_refuses_two_rows_of_one_id(tmp_path):
+    with pytest.raises(FileExistsError):
+        Folder().write([*make(2), *make(2)], info(), tmp_path / "out")
+
+
+def test_safe_names():
+    assert safe_names(["T-shirt/top", "T-shirt:top", "t-shirt-TOP"]) == ["T-shirt-top", "T-shirt-top~2", "t-shirt-TOP~3"]
+    assert safe_names(["train", "rapid test tube", "dev_board", "trainer", "contest"]) == [
+        "=train",
+        "rapid =test tube",
+        "=dev_board",
+        "trainer",
+        "contest",
+    ]
+    assert safe_names([".hidden", "__x", "", "..", "a" * 500, "Ä ö", "images"])[:4] == ["hidden", "_x", "_", "_~2"]
+    assert len(safe_names(["a" * 500])[0]) == 120
+
+
+@pytest.mark.parametrize("names", [["rapid test tube", "dev-board"], ["validation 2", "x.test"]])
+def test_split_words_in_class_names_make_no_splits(tmp_path, names):
+    Folder().write(make(6, labels=names), info(names), tmp_path / "out")
+    assert list(datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"))) == ["train"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "folder"])
+def test_found_by_name(kind):
+    assert kinds.find("exporters", kind, Exporter).__module__.endswith(kind)
