@@ -22,11 +22,8 @@ from bench._report import emit, parser
 
 def command(out: Path, recipe: str, sets: list[str], workers: int) -> list[str]:
     """A build as a person launches it."""
-    build = ["build", recipe, "--out", str(out), *(part for item in sets for part in ("--set", item))]
-    if workers == 1:
-        return [sys.executable, "-m", "factory", *build]
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(workers), "--num_machines", "1"]
-    return [sys.executable, *launch, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "factory", *build]
+    overrides = [part for item in sets for part in ("--set", item)]
+    return [sys.executable, "-m", "factory", "build", recipe, "--out", str(out), "--workers", str(workers), *overrides]
 
 
 def digest(folder: Path) -> dict[str, str]:

@@ -55,9 +55,7 @@ def build(
     recipe_file: RecipeFile,
     out: Annotated[Path | None, typer.Option(help="The run folder; default runs/<recipe name>.", show_default=False)] = None,
     sets: Sets = None,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes on this machine, started through accelerate; 1 works in this process.")
-    ] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU where there are GPUs.")] = 1,
     device: Device = "auto",
     join: Annotated[bool, typer.Option("--join", help="Add this worker to a run that another launch holds.")] = False,
     as_json: AsJson = False,
@@ -66,26 +64,20 @@ def build(
 
     Example: factory build recipes/quickstart.yaml --out runs/quickstart --set amount.per_class=50
 
-    On many GPUs: accelerate launch --num_processes 8 -m factory build recipes/quickstart.yaml
+    On many machines: accelerate launch --multi_gpu --num_processes 16 --num_machines 2 … -m factory build recipes/quickstart.yaml
     """
     recipe, table, plan = _opened(recipe_file, sets)
     folder = _out(recipe, out)
     from factory import runtime
 
     if workers > 1 and "RANK" not in os.environ:
-        runtime.launch(workers, [a for a in sys.argv[1:] if not _is_workers(a, sys.argv)])
+        raise typer.Exit(runtime.launch(workers, sys.argv[1:]))
     from factory import build as story
     from factory import report
 
     result = story.run(recipe, plan, table, folder, device, join)
     if result is not None:
         print(json.dumps(result) if as_json else report.summary(result, folder))
-
-
-def _is_workers(argument: str, argv: list[str]) -> bool:
-    """Whether an argument is --workers or its value, which the launched workers must not see."""
-    at = argv.index("--workers") if "--workers" in argv else -1
-    return argument.startswith("--workers") or (at >= 0 and at + 1 < len(argv) and argument is argv[at + 1])
 
 
 @app.command()
@@ -214,6 +206,7 @@ def _main(
 
 def main() -> None:
     """The `factory` command."""
+    sys.path.append(os.getcwd())  # `kind: mylab.filters.Sharpness` finds a package beside the recipe; installed ones come first
     try:
         app()
     except UserError as error:

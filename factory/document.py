@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -105,16 +106,29 @@ def validate(model: type[BaseModel], raw: Any, document: Document, path: KeyPath
     except ValidationError as error:
         for fault in error.errors(include_url=False):
             location = _location(fault["loc"], raw)
-            known = set(model.model_fields) if len(location) == 1 else set()
-            faults.append(f"{document.where((*path, *location))}: {_sentence(dict(fault), location, model, known)}")
+            faults.append(f"{document.where((*path, *location))}: {_sentence(dict(fault), location, _model_at(model, location[:-1]))}")
         return None
 
 
-def _sentence(fault: dict[str, Any], location: KeyPath, model: type[BaseModel], known: set[str]) -> str:
-    """One pydantic fault in words: what is wrong, and what to do."""
+def _model_at(model: type[BaseModel], location: KeyPath) -> type[BaseModel]:
+    """The model that holds the key after `location`: nested sections have models of their own."""
+    for step in location:
+        if isinstance(step, str) and step in model.model_fields:
+            model = _inner(model.model_fields[step].annotation) or model
+    return model
+
+
+def _inner(annotation: Any) -> type[BaseModel] | None:
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _inner(part))), None)
+
+
+def _sentence(fault: dict[str, Any], location: KeyPath, model: type[BaseModel]) -> str:
+    """One pydantic fault in words: what is wrong, and what to do. model: the one that holds the last key of `location`."""
     if fault["type"] == "extra_forbidden":
-        return unknown(str(location[-1]), known)
-    field = model.model_fields.get(str(location[0])) if location else None
+        return unknown(str(location[-1]), model.model_fields)
+    field = model.model_fields.get(str(location[-1])) if location else None
     hint = f" ({field.description})" if field is not None and field.description else ""
     if fault["type"] == "missing":
         return f"required key is missing; add `{location[-1]}: …`{hint}"

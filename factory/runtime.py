@@ -6,13 +6,17 @@ device from them, and no collective is ever called, so a slow worker holds nobod
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+log = logging.getLogger("factory")
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,19 @@ class Worker:
 
 
 def worker() -> Worker:
-    """This process's place, from what a launcher set; alone when nothing launched it."""
-    return Worker(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0)))
+    """This process's place, from what accelerate, torchrun, mpirun or srun set; alone when nothing launched it."""
+    me = Worker(
+        _from_environ(0, "RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"),
+        _from_environ(1, "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"),
+        _from_environ(0, "LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"),
+    )
+    if me.world == 1 and "MASTER_ADDR" in os.environ and "ACCELERATE_USE_CPU" in os.environ:
+        log.warning("accelerate starts a single process for --cpu, whatever --num_processes says; use --workers N, or --multi_gpu there")
+    return me
+
+
+def _from_environ(default: int, *names: str) -> int:
+    return next((int(os.environ[name]) for name in names if name in os.environ), default)
 
 
 def device(me: Worker, wanted: str = "auto") -> str:
@@ -57,15 +72,19 @@ def fix_numerics(threads: int) -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def launch(workers: int, arguments: list[str]) -> None:
-    """Replace this process by `accelerate launch` with that many workers of the same command. Does not return."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(workers), "--num_machines", "1"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    import torch
+def launch(workers: int, arguments: list[str]) -> int:
+    """Run that many workers of the same `factory` command on this machine and wait for all. Returns the highest exit code.
 
-    if not torch.cuda.is_available():
-        command.append("--cpu")
-    os.execv(sys.executable, [*command, "-m", "factory", *arguments])
+    They are as independent as those of any launcher: one that dies leaves its shard to the others.
+    """
+    place = {"WORLD_SIZE": str(workers)}
+    command = [sys.executable, "-m", "factory", *arguments]
+    crew = [subprocess.Popen(command, env={**os.environ, **place, "RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(workers)]
+    while True:
+        try:
+            return max(abs(process.wait()) for process in crew)
+        except KeyboardInterrupt:  # the terminal told the workers too; they finish by themselves
+            continue
 
 
 @contextmanager

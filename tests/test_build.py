@@ -36,11 +36,23 @@ def run(path: Path, out: Path, *sets: str) -> dict[str, Any]:
     return report
 
 
-def command(path: Path, out: Path, workers: int = 1, *sets: str) -> list[str]:
-    tail = ["-m", "factory", "build", str(path), "--out", str(out), "--device", "cpu", *(p for s in sets for p in ("--set", s))]
-    if workers == 1:
-        return [sys.executable, *tail]
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+def command(path: Path, out: Path, workers: int = 1, accelerate: bool = False) -> list[str]:
+    tail = ["-m", "factory", "build", str(path), "--out", str(out), "--device", "cpu"]
+    if not accelerate:
+        return [sys.executable, *tail, "--workers", str(workers)]
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--main_process_port",
+        "0",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     return [sys.executable, *launch, "--num_processes", str(workers), *tail]
 
 
@@ -195,11 +207,13 @@ def test_stored_pixels_are_the_generated_ones(write_recipe: Callable[..., Path],
     assert (decode(row["image"]) == expected).all()
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_workers_give_the_same_bytes(workers: int, write_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    path = write_recipe(generator="{kind: tests.paint.Paint, batch: 4, seconds: 0.02}")
+@pytest.mark.parametrize(("workers", "accelerate"), [(2, True), (3, False)])
+def test_workers_give_the_same_bytes(workers: int, accelerate: bool, write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_recipe(generator="{kind: tests.paint.Paint, batch: 4, seconds: 0.5}", amount="{per_class: 24}")
     run(path, tmp_path / "one")
-    subprocess.run(command(path, tmp_path / "many", workers), check=True, cwd=ROOT, capture_output=True)
+    subprocess.run(command(path, tmp_path / "many", workers, accelerate), check=True, cwd=ROOT, capture_output=True)
+    report = json.loads((tmp_path / "many" / "report.json").read_text())
+    assert 0 < report["this_launch"]["images"] < report["generated"], "the first worker made everything: nobody helped"
     assert digest(tmp_path / "one" / "dataset") == digest(tmp_path / "many" / "dataset")
 
 

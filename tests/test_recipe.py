@@ -54,6 +54,17 @@ def test_all_faults_come_at_once_with_line_key_and_cure(tmp_path: Path, image_fo
         assert any(f.startswith(f"{path}:{line} {key}: ") and cure in f for f in found), (line, key, found)
 
 
+def test_keys_inside_sections_are_suggested_too(write_recipe: Callable[..., Path]) -> None:
+    path = write_recipe(generator="{model: nowhere, loras: [{model: a, scael: 1}]}", amount="{rounds: 0, per_clas: 3}")
+    text = "\n".join(faults(path))
+    for part in (
+        "generator.loras[0].scael: unknown key; did you mean scale?",
+        "amount.per_clas: unknown key; did you mean per_class?",
+        "amount.rounds: ",
+    ):
+        assert part in text
+
+
 def test_missing_sections_are_named(tmp_path: Path) -> None:
     path = tmp_path / "bare.yaml"
     path.write_text("seed: 1\n")

@@ -468,11 +468,32 @@ def qwen_image() -> Any:
     )
 
 
+def embedding_diffusion() -> Any:
+    """The project's own pipeline. Its denoiser starts at zero, so that weights are drawn here."""
+    from factory.models.clip import ClipEncoder
+    from factory.models.pipeline import EmbeddingDiffusionPipeline
+    from factory.models.transformer import PatchTransformer
+
+    clip = ClipEncoder(
+        {
+            "embed_dim": 16,
+            "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 8, "patch_size": 8},
+            "text_cfg": {"context_length": 16, "vocab_size": 300, "width": 16, "heads": 2, "layers": 1},
+        },
+        {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"},
+        plain_tokenizer(),
+    )
+    transformer = PatchTransformer(in_channels=3, sample_size=16, patch=4, width=32, depth=1, heads=2, embed_dim=16)
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return EmbeddingDiffusionPipeline(transformer, flow(), clip)
+
+
 BUILDERS: dict[str, Callable[[], Any]] = {
     builder.__name__: builder
     for builder in (
         stable_diffusion, stable_diffusion_with_encoder, latent_consistency, unclip, sdxl, sd3, flux, chroma, dit, pixart_alpha, pixart_sigma, sana, lumina2, aura_flow, cogview4,
-        z_image, hunyuan_dit, kandinsky22, ddpm, ddim_unconditional, consistency, qwen_image,
+        z_image, hunyuan_dit, kandinsky22, ddpm, ddim_unconditional, consistency, qwen_image, embedding_diffusion,
     )
 }
 
@@ -499,7 +520,7 @@ def ip_adapter(folder: Path, pipe: Any, plus: bool = False) -> Path:
     cross = pipe.unet.config.cross_attention_dim
     tensors = {"image_proj.proj.weight": torch.randn(4 * cross, 32), "image_proj.proj.bias": torch.zeros(4 * cross), "image_proj.norm.weight": torch.ones(cross), "image_proj.norm.bias": torch.zeros(cross)}
     number = 1
-    for name, processor in pipe.unet.attn_processors.items():
+    for name in pipe.unet.attn_processors:
         if name.endswith("attn1.processor"):
             continue
         size = dict(pipe.unet.named_modules())[name.removesuffix(".processor")].to_k.out_features
@@ -508,6 +529,17 @@ def ip_adapter(folder: Path, pipe: Any, plus: bool = False) -> Path:
         number += 2
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "ip-adapter.safetensors")
+    return folder
+
+
+def lora(folder: Path, pipe: Any) -> Path:
+    """Write random rank-2 weights for the self-attention of a pipeline's UNet. Needs peft."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    torch.manual_seed(2)
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    pipe.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(pipe.unet))
     return folder
 
 

@@ -102,7 +102,10 @@ def _extra(known: dict[str, inspect.Parameter], kind: Diffusers, model: str, cho
     for name in kind.call:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            raise UserError(f"generator.call.{name}: {model} takes no such argument; " + (f"did you mean {near[0]}?" if near else f"it takes: {', '.join(known)}"))
+            raise UserError(
+                f"generator.call.{name}: {model} takes no such argument; "
+                + (f"did you mean {near[0]}?" if near else f"it takes: {', '.join(known)}")
+            )
         if name in OURS:
             raise UserError(f"generator.call.{name}: this argument is set by {OURS[name]}; remove it")
         if name in chosen and "guidance" in kind.model_fields_set:

@@ -7,6 +7,7 @@ guidance, and unCLIP's noise-level half, are added by the route or the pipeline 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -43,7 +44,11 @@ def find(pipe: Any, adapted: bool) -> EmbedRoute | None:
     if name and (callable(getattr(pipe, "encode_image", None)) or getattr(pipe, "image_encoder", None) is not None):
         return _Direct(pipe, name)
     prior, decoder = getattr(pipe, "prior_pipe", None), getattr(pipe, "decoder_pipe", None)
-    if hasattr(prior, "get_zero_embed") and decoder is not None and "negative_image_embeds" in inspect.signature(decoder.__call__).parameters:
+    if (
+        hasattr(prior, "get_zero_embed")
+        and decoder is not None
+        and "negative_image_embeds" in inspect.signature(decoder.__call__).parameters
+    ):
         return _Combined(prior, decoder)
     return None
 
@@ -109,13 +114,16 @@ class _Adapter(EmbedRoute):
         self.halves = "do_classifier_free_guidance" in prepare
         annotation = str(inspect.signature(target.__call__).parameters["ip_adapter_image_embeds"].annotation)
         self.listed = "list[" in annotation.casefold()
+        _keep_rows(target)
 
     def encode(self, pictures: list[Image.Image]) -> Any:
         from diffusers.models.embeddings import ImageProjection
 
         denoiser = getattr(self.target, "unet", None) or self.target.transformer
         layers = getattr(getattr(denoiser, "encoder_hid_proj", None), "image_projection_layers", [None])
-        encoded = _by_name(self.target.encode_image, pictures, self.target, {"output_hidden_states": not isinstance(layers[0], ImageProjection)})
+        encoded = _by_name(
+            self.target.encode_image, pictures, self.target, {"output_hidden_states": not isinstance(layers[0], ImageProjection)}
+        )
         self.unconditional = encoded[1][:1] if isinstance(encoded, tuple) else None
         return _first(encoded)
 
@@ -127,6 +135,22 @@ class _Adapter(EmbedRoute):
             rows = torch.cat([empty, rows])
         rows = rows[:, None] if self.listed else rows if rows.ndim > 2 else rows[:, None]
         return {"ip_adapter_image_embeds": [rows] if self.listed else rows}
+
+
+def _keep_rows(pipe: Any) -> None:
+    """Make the pipeline take one embedding per image: its own code would repeat each as often as the batch is long."""
+    method = pipe.prepare_ip_adapter_image_embeds
+    if hasattr(method, "__wrapped__"):
+        return
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def prepare_ip_adapter_image_embeds(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.arguments["num_images_per_prompt"] = 1
+        return method(*bound.args, **bound.kwargs)
+
+    pipe.prepare_ip_adapter_image_embeds = prepare_ip_adapter_image_embeds
 
 
 def _processor(pipe: Any) -> Any:

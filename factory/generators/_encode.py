@@ -60,7 +60,9 @@ class PromptMemo:
     def _wrap(self, method: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(method)
         names = return_names(method)
-        loose = {name for name, parameter in signature.parameters.items() if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)}
+        loose = {
+            name for name, parameter in signature.parameters.items() if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        }
         owner = getattr(method, "__qualname__", repr(method))
 
         @functools.wraps(method)
@@ -68,7 +70,11 @@ class PromptMemo:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             extra = any(bound.arguments[name] for name in loose)
-            items = "passes arguments that its encode_prompt does not name" if extra else _take_apart({k: v for k, v in bound.arguments.items() if k not in loose})
+            items = (
+                "passes arguments that its encode_prompt does not name"
+                if extra
+                else _take_apart({k: v for k, v in bound.arguments.items() if k not in loose})
+            )
             if isinstance(items, str):
                 self.bypassed.add(items)
                 return method(*args, **kwargs)
@@ -88,7 +94,7 @@ class PromptMemo:
         """Encode one prompt, handing in the negative prompt's encoding when it is known from an earlier prompt."""
         negatives = [name for name in names if name and name.startswith("negative_")]
         reusable = bool(negatives) and all(name in values and values[name] is None for name in negatives)
-        key = f"{owner} negative {({name: value for name, value in values.items() if not name.startswith('prompt')})!r}"
+        key = f"{owner} negative { ({name: value for name, value in values.items() if not name.startswith('prompt')})!r}"
         known = self._get(key) if reusable else None
         if known is not None:
             shapes, encoded = known

@@ -34,7 +34,9 @@ def match(pipe: Any, class_names: Sequence[str], class_ids: Mapping[str, int]) -
     if class_ids:
         missing = [name for name in class_names if name not in class_ids]
         if missing:
-            raise UserError(f"generator.class_ids: no id for {_some(missing)}; the source has {len(class_names)} classes and each needs one")
+            raise UserError(
+                f"generator.class_ids: no id for {_some(missing)}; the source has {len(class_names)} classes and each needs one"
+            )
         beyond = [f"{name}: {class_ids[name]}" for name in class_names if total is not None and not 0 <= class_ids[name] < total]
         if beyond:
             raise UserError(f"generator.class_ids: {_some(beyond)} is outside the {total} classes of this {model}")
@@ -43,7 +45,9 @@ def match(pipe: Any, class_names: Sequence[str], class_ids: Mapping[str, int]) -
         missing = [name for name in class_names if _fold(name) not in labels]
         if not missing:
             return [labels[_fold(name)] for name in class_names]
-        raise UserError(f"generator.class_ids: this {model} has no class called {_some(missing)} among its {total or len(labels)}; map each class name to an id")
+        raise UserError(
+            f"generator.class_ids: this {model} has no class called {_some(missing)} among its {total or len(labels)}; map each class name to an id"
+        )
     if total == len(class_names):
         return list(range(total))
     raise UserError(

@@ -1,4 +1,4 @@
-"""A recipe's settings -> a pipeline in memory, on its device."""
+"""A recipe's settings -> a pipeline in memory, then on its device."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.errors import UserError
-from factory.generators._source import Located, last_line, locate, pipeline_class, refuse_pickle
+from factory.generators._source import Located, last_line, locate, pipeline_class, refuse_pickle, refuse_pickled_folder
 
 if TYPE_CHECKING:
     from factory.generators.diffusers import Diffusers
@@ -28,7 +29,7 @@ class Loaded:
 
 
 def load(kind: Diffusers, device: str) -> Loaded:
-    """Load the pipeline with its scheduler and adapters and place it on a device. Raises UserError."""
+    """Load the pipeline with its scheduler and adapters into host memory, with the number type for a device. Raises UserError."""
     located = locate(kind)
     found = pipeline_class(located.index, kind.model)
     with quiet():
@@ -36,7 +37,6 @@ def load(kind: Diffusers, device: str) -> Loaded:
         _set_scheduler(pipe, kind)
         _add_loras(pipe, kind)
         _add_ip_adapter(pipe, kind)
-        place(pipe, kind, device)
     for name in DENOISERS:
         module = getattr(pipe, name, None)
         if kind.compile and module is not None:
@@ -47,18 +47,30 @@ def load(kind: Diffusers, device: str) -> Loaded:
 def place(pipe: Any, kind: Diffusers, device: str) -> None:
     """Put a pipeline on its device, or leave it in host memory and bring its parts over as they are needed."""
     pipe.set_progress_bar_config(disable=True)
-    if kind.offload == "none" or device == "cpu":
-        pipe.to(device)
-    elif kind.offload == "model":
-        pipe.enable_model_cpu_offload(device=device)
-    else:
-        pipe.enable_sequential_cpu_offload(device=device)
+    try:
+        if kind.offload == "none" or device == "cpu":
+            pipe.to(device)
+        elif kind.offload == "model":
+            pipe.enable_model_cpu_offload(device=device)
+        else:
+            pipe.enable_sequential_cpu_offload(device=device)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(f"generator.model: {kind.model} does not fit into the memory of {device}; set offload: model, or a shorter dtype") from error
     vae = getattr(pipe, "vae", None)
     for wanted, method in ((kind.vae_slicing, "enable_slicing"), (kind.vae_tiling, "enable_tiling")):
         if wanted and not hasattr(vae, method):
             raise UserError(f"generator.vae_{method.removeprefix('enable_')}: {type(pipe).__name__} has no such switch; remove the key")
         if wanted:
             getattr(vae, method)()
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a device or the host had no memory left; torch has a class for the one and a message for the other."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 @contextlib.contextmanager
@@ -121,7 +133,9 @@ def _set_scheduler(pipe: Any, kind: Diffusers) -> None:
     found = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
     if found is None:
         known = ", ".join(sorted(cls.__name__ for cls in getattr(pipe.scheduler, "compatibles", [])))
-        raise UserError(f"generator.scheduler: diffusers has no scheduler {name}; this model takes {known or type(pipe.scheduler).__name__}")
+        raise UserError(
+            f"generator.scheduler: diffusers has no scheduler {name}; this model takes {known or type(pipe.scheduler).__name__}"
+        )
     try:
         pipe.scheduler = found.from_config(pipe.scheduler.config, **kind.scheduler_options)
     except (ImportError, TypeError, ValueError, NotImplementedError) as error:
@@ -151,13 +165,20 @@ def _add_ip_adapter(pipe: Any, kind: Diffusers) -> None:
     if not hasattr(pipe, "load_ip_adapter"):
         raise UserError(f"generator.ip_adapter: {type(pipe).__name__} takes no image-prompt adapter; remove the key")
     refuse_pickle(adapter.weight_name, kind, "ip_adapter")
+    if getattr(pipe, "image_encoder", None) is None and adapter.image_encoder and not kind.allow_pickle:
+        near = "" if "/" in adapter.image_encoder else adapter.subfolder
+        refuse_pickled_folder(Path(adapter.model).expanduser() / near / adapter.image_encoder, adapter.model, "ip_adapter")
     options: dict[str, Any] = {"weight_name": adapter.weight_name}
-    if adapter.subfolder or "subfolder" in _required(pipe.load_ip_adapter):
+    accepted = _parameters(pipe.load_ip_adapter)
+    if adapter.subfolder or ("subfolder" in accepted and accepted["subfolder"].default is inspect.Parameter.empty):
         options["subfolder"] = adapter.subfolder
     if adapter.revision:
         options["revision"] = adapter.revision
-    if adapter.image_encoder != "image_encoder" and "image_encoder_folder" in _parameters(pipe.load_ip_adapter):
-        options["image_encoder_folder"] = adapter.image_encoder
+    if adapter.image_encoder != "image_encoder":
+        name = next((name for name in ("image_encoder_folder", "image_encoder_pretrained_model_name_or_path") if name in accepted), None)
+        options |= {name: adapter.image_encoder} if name else {}
+    if "image_encoder_dtype" in accepted:
+        options["image_encoder_dtype"] = pipe.dtype
     try:
         pipe.load_ip_adapter(adapter.model, **options)
     except (OSError, ImportError, ValueError) as error:
@@ -168,6 +189,3 @@ def _add_ip_adapter(pipe: Any, kind: Diffusers) -> None:
 def _parameters(function: Any) -> dict[str, Any]:
     return dict(inspect.signature(function).parameters)
 
-
-def _required(function: Any) -> set[str]:
-    return {name for name, parameter in _parameters(function).items() if parameter.default is parameter.empty}

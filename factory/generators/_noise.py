@@ -56,4 +56,8 @@ def _states(cuda: list[Any]) -> list[bytes]:
 
     tensors = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in cuda)]
     legacy: Any = np.random.get_state()
-    return [*(tensor.numpy().tobytes() for tensor in tensors), legacy[1].tobytes() + bytes(str(legacy[2]), "ascii"), repr(random.getstate()).encode()]
+    return [
+        *(tensor.numpy().tobytes() for tensor in tensors),
+        legacy[1].tobytes() + bytes(str(legacy[2]), "ascii"),
+        repr(random.getstate()).encode(),
+    ]

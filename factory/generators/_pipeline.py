@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ from factory.errors import UserError
 from factory.generators import _embed, _labels
 from factory.generators._arguments import guidance_name, guided, needs_prompt, negative_prompt, parameters, settled
 from factory.generators._encode import PromptMemo, Split
-from factory.generators._load import Loaded, place, quiet
+from factory.generators._load import Loaded, out_of_memory, place, quiet
+from factory.generators._modes import Modes
 from factory.generators._noise import fenced, generators
 from factory.generators._sizes import fit
 from factory.images import from_output
@@ -39,7 +39,8 @@ class OpenDiffusers:
         self.memo = PromptMemo()
         self.alone: str | None = None
         self.flagged = 0
-        self._siblings: dict[str, Any] = {}
+        self._modes = Modes(loaded.pipe)
+        self._placed: Any = None
         self._noise_device = "cpu"
         self._needs: frozenset[str] | None = None
         self._ids: list[int] | None = None
@@ -52,8 +53,12 @@ class OpenDiffusers:
             return f"{name} takes no prompt"
         if need == "class_label" and ("class_labels" not in known or _labels.count(self.base) is None):
             return f"{name} has no class labels"
-        if need == "image" and self._image_to_image() is None:
-            other = "its `image` is no initial image, as it takes no strength" if "image" in known else "diffusers has no image-to-image sibling of it"
+        if need == "image" and self._modes.image_to_image() is None:
+            other = (
+                "its `image` is no initial image, as it takes no strength"
+                if "image" in known
+                else "diffusers has no image-to-image sibling of it"
+            )
             return f"{name} cannot start from an image: {other}"
         if need == "image_embedding" and self._route(self.base) is None:
             return f"{name} has no way in for image embeddings; " + (
@@ -64,16 +69,21 @@ class OpenDiffusers:
     def check(self, needs: frozenset[str], class_names: Sequence[str]) -> None:
         """Settle how this condition is honoured. Raises UserError when it cannot be, before any image is made."""
         for need in sorted(needs - self.accepts):
-            raise UserError(f"generator: the condition needs {need}, but {self.why_not(need)}; it can take: {', '.join(sorted(self.accepts)) or 'nothing'}")
-        pipe = self._mode(needs)
-        route = self._route(pipe) if "image_embedding" in needs else None
+            raise UserError(
+                f"generator: the condition needs {need}, but {self.why_not(need)}; it can take: {', '.join(sorted(self.accepts)) or 'nothing'}"
+            )
+        pipe = self._modes.image_to_image() if "image" in needs else self._modes.without_image()
         self._refuse_missing(pipe, needs)
+        route = self._route(pipe) if "image_embedding" in needs else None
         target = route.target if route else pipe
+        self._refuse_together(target, needs, route)
         settings = settled(target, self.kind, resizes="image" in needs)
         ids = _labels.match(self.base, class_names, self.kind.class_ids) if "class_label" in needs else None
         self._refuse_unset(target, needs, route, settings)
         with quiet():
-            place(pipe, self.kind, self.device)
+            if self._placed is not pipe:
+                place(pipe, self.kind, self.device)
+                self._placed = pipe
             self.memo.install(pipe)
         self._needs, self._pipe, self._embed, self._settings, self._ids = needs, target, route, settings, ids
 
@@ -114,31 +124,6 @@ class OpenDiffusers:
             "one_image_per_call": self.alone,
         }
 
-    def _mode(self, needs: frozenset[str]) -> Any:
-        if "image" in needs:
-            return self._image_to_image()
-        if {"image", "strength"} <= parameters(self.base).keys():  # a saved image-to-image pipeline, asked for text to image
-            return self._sibling("AutoPipelineForText2Image") or self.base
-        return self.base
-
-    def _image_to_image(self) -> Any:
-        """The pipeline that starts from an image: this one, or its sibling on the same weights, or None."""
-        if {"image", "strength"} <= parameters(self.base).keys():
-            return self.base
-        found = self._sibling("AutoPipelineForImage2Image")
-        return found if found is not None and {"image", "strength"} <= parameters(found).keys() else None
-
-    def _sibling(self, task: str) -> Any:
-        import diffusers
-
-        if task not in self._siblings:
-            try:
-                with quiet():
-                    self._siblings[task] = getattr(diffusers, task).from_pipe(self.base)
-            except ValueError:  # how diffusers says that its table of families lacks this one
-                self._siblings[task] = _namesake(self.base) if task == "AutoPipelineForImage2Image" else None
-        return self._siblings[task]
-
     def _route(self, pipe: Any) -> _embed.EmbedRoute | None:
         return _embed.find(pipe, adapted=self.kind.ip_adapter is not None)
 
@@ -152,6 +137,14 @@ class OpenDiffusers:
             what = "an ip_adapter is loaded" if self.kind.ip_adapter else f"{name} is steered by image embeddings"
             raise UserError(f"generator: {what}, and the condition gives no image_embedding; choose one that does")
 
+    def _refuse_together(self, target: Any, needs: frozenset[str], route: _embed.EmbedRoute | None) -> None:
+        """Refuse needs that are honoured one by one and not at once: the second would be dropped without a word."""
+        dropped = {"text": "prompt", "image": "image", "class_label": "class_labels"}
+        lost = [need for need, name in dropped.items() if need in needs and name not in parameters(target)]
+        lost += ["image_embedding"] if "image_embedding" in needs and route is None else []
+        if lost:
+            raise UserError(f"generator: {type(self.base).__name__} cannot take {' and '.join(sorted(needs))} at once ({lost[0]} would be lost); choose a condition with fewer")
+
     def _refuse_unset(self, pipe: Any, needs: frozenset[str], route: _embed.EmbedRoute | None, settings: dict[str, Any]) -> None:
         given = {"prompt", "generator", "batch_size", *settings}
         given |= {"class_labels"} if "class_label" in needs else set()
@@ -159,7 +152,9 @@ class OpenDiffusers:
         given |= {"image_embeds", "image_embeddings", "negative_image_embeds"} if route else set()
         unset = [name for name, one in parameters(pipe).items() if one.default is one.empty and name not in given]
         if unset:
-            raise UserError(f"generator.call: {type(pipe).__name__} cannot be called without {', '.join(unset)}; set it there, or choose another pipeline")
+            raise UserError(
+                f"generator.call: {type(pipe).__name__} cannot be called without {', '.join(unset)}; set it there, or choose another pipeline"
+            )
 
     def _make(self, seeds: Sequence[int], inputs: Sequence[Inputs]) -> list[np.ndarray]:
         """Denoise one batch, in as few calls as this pipeline allows without one image depending on another."""
@@ -177,9 +172,12 @@ class OpenDiffusers:
             groups = split.groups if covered else [[index] for index in range(len(seeds))]
             return self._in_groups(groups, seeds, inputs)
         except Exception as error:
-            if not self._adapts(error):
-                raise self._explained(error, len(seeds)) from error
-            return self._make(seeds, inputs)
+            if self._adapts(error):
+                return self._make(seeds, inputs)
+            explained = self._explained(error, len(seeds))
+            if explained is None:
+                raise
+            raise explained from error
         if draws.used and len(seeds) > 1:  # its global noise would depend on who else is in the batch
             self.alone = "the pipeline or its scheduler draws noise without a generator"
             return self._make(seeds, inputs)
@@ -226,27 +224,33 @@ class OpenDiffusers:
         if self._noise_device == "cpu" and "device type for generator" in text:
             self._noise_device = self.device
             return True
-        if self.alone is None and isinstance(error, TypeError | ValueError | AttributeError) and ("generator" in text.casefold() or "'list' object" in text):
+        if (
+            self.alone is None
+            and isinstance(error, TypeError | ValueError | AttributeError)
+            and ("generator" in text.casefold() or "'list' object" in text)
+        ):
             self.alone = "the pipeline refuses a list of generators"
             return True
         return False
 
-    def _explained(self, error: Exception, size: int) -> Exception:
-        """A UserError for what a user can mend: memory, and arguments that the pipeline itself judges; else the error as it is."""
-        import torch
-
-        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
-            return UserError(f"generator.batch: {size} images do not fit into the memory of {self.device}; lower batch, or set vae_slicing: true or offload: model")
+    def _explained(self, error: Exception, size: int) -> UserError | None:
+        """A UserError for what a user can mend: memory, and arguments that the pipeline itself judges; else None."""
+        if out_of_memory(error):
+            return UserError(
+                f"generator.batch: {size} images do not fit into the memory of {self.device}; lower batch, or set vae_slicing: true or offload: model"
+            )
         last = error.__traceback__
         while last is not None and last.tb_next is not None:
             last = last.tb_next
         if isinstance(error, ValueError) and last is not None and last.tb_frame.f_code.co_name in ("check_inputs", "_check", "__call__"):
             return UserError(f"generator: {type(self._pipe).__name__} refuses its arguments: {error}")
-        return error
+        return None
 
     def _images(self, result: Any, size: int) -> list[np.ndarray]:
         if not hasattr(result, "images"):
-            raise UserError(f"generator.model: {type(self._pipe).__name__} makes {', '.join(vars(result)) or type(result).__name__}, not images; choose the pipeline that ends in images")
+            raise UserError(
+                f"generator.model: {type(self._pipe).__name__} makes {', '.join(vars(result)) or type(result).__name__}, not images; choose the pipeline that ends in images"
+            )
         images = from_output(result.images)
         if len(images) != size:
             raise ValueError(f"{type(self._pipe).__name__} made {len(images)} images for {size} requests")
@@ -255,22 +259,6 @@ class OpenDiffusers:
             self.flagged += flags
             log.warning("the model's safety checker blackened %d of %d images", flags, size)
         return images
-
-
-def _namesake(pipe: Any) -> Any:
-    """The image-to-image pipeline that diffusers has by this one's name, on the same weights; None where it lacks some."""
-    import diffusers
-
-    name = type(pipe).__name__.replace("Pipeline", "Img2ImgPipeline")
-    if name not in dir(diffusers):
-        return None
-    found = getattr(diffusers, name)
-    expected = inspect.signature(found.__init__).parameters
-    try:
-        with quiet():
-            return found(**{part: module for part, module in pipe.components.items() if part in expected})
-    except TypeError:
-        return None
 
 
 def _needs_of(inputs: Sequence[Inputs]) -> frozenset[str]:

@@ -50,7 +50,20 @@ def locate(kind: Diffusers) -> Located:
 def refuse_pickle(name: str, kind: Diffusers, what: str) -> None:
     """Raise UserError for the name of an adapter's file that would be unpickled: diffusers unpickles whatever is not safetensors."""
     if not kind.allow_pickle and not name.endswith(".safetensors"):
-        raise UserError(f"generator.{what}: {name} is pickled and can run code when it is read; use a .safetensors file, or set allow_pickle: true if you trust it")
+        raise UserError(
+            f"generator.{what}: {name} is pickled and can run code when it is read; use a .safetensors file, or set allow_pickle: true if you trust it"
+        )
+
+
+def refuse_pickled_folder(folder: Path, model: str, what: str) -> None:
+    """Raise UserError for a folder of weights that are all pickled. A folder that is not there holds none."""
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    pickles = [path for path in files if path.suffix in PICKLES]
+    if pickles and not any(path.suffix == ".safetensors" for path in files):
+        raise UserError(
+            f"generator.{what}: {folder.name}/{pickles[0].name} of {model} is pickled and can run code when it is read; "
+            "convert it to .safetensors, or set allow_pickle: true if you trust it"
+        )
 
 
 def pipeline_class(index: dict[str, Any], model: str) -> Any:
@@ -97,7 +110,11 @@ def _components(index: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return {
         name: (value[0], value[1])
         for name, value in index.items()
-        if not name.startswith("_") and isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], str)
+        if not name.startswith("_")
+        and isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], str)
     }
 
 
@@ -109,7 +126,9 @@ def _read_index(path: Path, model: str) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"generator.model: {model} has no model_index.json, so it is no diffusers pipeline folder; save it with save_pretrained, or name its parent") from None
+        raise UserError(
+            f"generator.model: {model} has no model_index.json, so it is no diffusers pipeline folder; save it with save_pretrained, or name its parent"
+        ) from None
     except ValueError as error:
         raise UserError(f"generator.model: {path} is not valid JSON ({error}); download the model again") from error
     if not isinstance(index, dict) or not index.get("_class_name"):
@@ -141,20 +160,18 @@ def _refuse_code_files(folder: Path, index: dict[str, Any], kind: Diffusers) -> 
 
 def _refuse_pickles(folder: Path, index: dict[str, Any], kind: Diffusers) -> None:
     for name in _components(index):
-        files = sorted(path for path in (folder / name).glob("*") if path.is_file())
-        pickles = [path for path in files if path.suffix in PICKLES]
-        if pickles and not any(path.suffix == ".safetensors" for path in files):
-            raise UserError(
-                f"generator.model: {pickles[0].relative_to(folder)} of {kind.model} is pickled and can run code when it is read; "
-                "convert it to .safetensors, or set allow_pickle: true if you trust it"
-            )
+        refuse_pickled_folder(folder / name, kind.model, "model")
 
 
 def _download_index(kind: Diffusers, local: Path) -> Path:
     if local.is_file():
-        raise UserError(f"generator.model: {kind.model} is a single file; convert it to a folder with diffusers' from_single_file and save_pretrained")
+        raise UserError(
+            f"generator.model: {kind.model} is a single file; convert it to a folder with diffusers' from_single_file and save_pretrained"
+        )
     if kind.model.startswith((".", "/", "~")) or kind.model.count("/") != 1:
-        raise UserError(f"generator.model: there is no folder {kind.model}; give a folder with a model_index.json or a Hub id such as owner/name")
+        raise UserError(
+            f"generator.model: there is no folder {kind.model}; give a folder with a model_index.json or a Hub id such as owner/name"
+        )
     from huggingface_hub import hf_hub_download
 
     try:
@@ -190,13 +207,21 @@ def _hub_error(kind: Diffusers, error: Exception) -> Exception:
     if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"generator.model: {kind.model} has no revision {kind.revision}; check the name of the branch, tag or commit")
     if isinstance(error, errors.RepositoryNotFoundError):
-        return UserError(f"generator.model: {at} is neither a folder here nor a repository on the Hub; check the name, or `hf auth login` if it is private")
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError) or os.environ.get("HF_HUB_OFFLINE"):
-        return UserError(f"generator.model: {at} is neither a folder here nor in the Hub cache, and the Hub cannot be reached; run `hf download {kind.model}` where there is a network")
+        return UserError(
+            f"generator.model: {at} is neither a folder here nor a repository on the Hub; check the name, or `hf auth login` if it is private"
+        )
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError) or os.environ.get(
+        "HF_HUB_OFFLINE"
+    ):
+        return UserError(
+            f"generator.model: {at} is neither a folder here nor in the Hub cache, and the Hub cannot be reached; run `hf download {kind.model}` where there is a network"
+        )
     if isinstance(error, errors.EntryNotFoundError):
         return UserError(f"generator.model: {at} has no model_index.json, so it is no diffusers pipeline")
     if "safetensors" in str(error):
-        return UserError(f"generator.model: {at} has weights that are pickled and can run code when they are read; choose a model with .safetensors, or set allow_pickle: true if you trust it")
+        return UserError(
+            f"generator.model: {at} has weights that are pickled and can run code when they are read; choose a model with .safetensors, or set allow_pickle: true if you trust it"
+        )
     if isinstance(error, errors.HFValidationError | OSError | ValueError):
         return UserError(f"generator.model: cannot download {at}: {last_line(error)}")
     return error

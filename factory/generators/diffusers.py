@@ -34,7 +34,8 @@ class IpAdapter(BaseModel):
     scale: float = Field(1.0, ge=0, description="How strongly the image steers; 0 ignores it.")
     revision: str | None = Field(None, description="Hub branch, tag or commit.")
     image_encoder: str | None = Field(
-        "image_encoder", description="Folder of the image encoder, used where the pipeline has none: beside the weights, or from the model's root if it holds a '/'."
+        "image_encoder",
+        description="Folder of the image encoder, used where the pipeline has none: beside the weights, or from the model's root if it holds a '/'.",
     )
 
 
@@ -59,14 +60,20 @@ class Diffusers(Generator):
     negative_prompt: str | None = Field(None, description="What the images should not show.")
     height: int | None = Field(None, ge=8, description="Pixels; null is the pipeline's own size.")
     width: int | None = Field(None, ge=8, description="Pixels; null is the pipeline's own size.")
-    noise_level: int | None = Field(None, ge=0, description="Noise on the image embedding, for pipelines that take it (unCLIP: 0 is closest to the image).")
+    noise_level: int | None = Field(
+        None, ge=0, description="Noise on the image embedding, for pipelines that take it (unCLIP: 0 is closest to the image)."
+    )
     loras: list[Lora] = Field(default_factory=list, description="Low-rank adapters to load.")
     ip_adapter: IpAdapter | None = Field(None, description="Image-prompt adapter to load.")
-    offload: Literal["none", "model", "sequential"] = Field("none", description="Keep weights in host memory: per model, or per layer (slow, least memory).")
+    offload: Literal["none", "model", "sequential"] = Field(
+        "none", description="Keep weights in host memory: per model, or per layer (slow, least memory)."
+    )
     compile: bool = Field(False, description="Compile the denoiser: minutes once per worker, then faster.")
     vae_slicing: bool = Field(False, description="Decode one image at a time, for less memory.")
     vae_tiling: bool = Field(False, description="Decode in tiles, for large images.")
-    class_ids: dict[str, int] = Field(default_factory=dict, description="Class name -> the pipeline's class id, for class-conditional pipelines with other labels.")
+    class_ids: dict[str, int] = Field(
+        default_factory=dict, description="Class name -> the pipeline's class id, for class-conditional pipelines with other labels."
+    )
     allow_pickle: bool = Field(False, description="Load weights that can run code when read (.bin, .ckpt, .pt). Only for files you trust.")
     trust_remote_code: bool = Field(False, description="Run Python code that ships with the model. Only for authors you trust.")
     call: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the pipeline's call, by its own names.")

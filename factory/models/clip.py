@@ -73,7 +73,8 @@ class ClipEncoder(ModelMixin):
         encoder = cls(config["model_cfg"], config["preprocess_cfg"], tokenizer)
         encoder.model.load_state_dict(load_file(folder / WEIGHTS))
         encoder.eval().requires_grad_(False)
-        return encoder.to(dtype or torch_dtype or torch.float32)
+        encoder.model.to(dtype or torch_dtype or torch.float32)
+        return encoder
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
         """Write an open_clip folder: configuration, float16 safetensors, tokenizer."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from ruamel.yaml import YAML, YAMLError
+from pydantic import BaseModel, ConfigDict, Field
 
+from factory.document import ordered, read, validate
 from factory.errors import RecipeError
 
 
@@ -28,6 +30,7 @@ class SourceSpec(Strict):
 class Training(Strict):
     """What every kind of training shares. lr: the peak of one cycle (5% linear warm-up, cosine to zero)."""
 
+    kind: str
     source: SourceSpec
     out: Path
     seed: int = 0
@@ -80,44 +83,17 @@ class Diffusion(Training):
     image_only: float = Field(0.3, ge=0, le=1)
 
 
-TrainRecipe = Annotated[Clip | Classifier | Diffusion, Field(discriminator="kind")]
-_YAML = YAML(typ="safe")
-_ADAPTER: TypeAdapter[Clip | Classifier | Diffusion] = TypeAdapter(TrainRecipe)
+KINDS: dict[str, type[Training]] = {"clip": Clip, "classifier": Classifier, "diffusion": Diffusion}
 
 
-def load(path: Path, sets: list[str], out: Path | None = None) -> Clip | Classifier | Diffusion:
-    """Read a YAML recipe, apply `key.path=value` overrides and the output folder. Raises RecipeError with every fault."""
-    try:
-        tree = _YAML.load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError([f"{path}: {error.strerror}; give the path of a training recipe"]) from error
-    except YAMLError as error:
-        raise RecipeError([f"{path}: not YAML: {error}"]) from error
-    if not isinstance(tree, dict):
-        raise RecipeError([f"{path}: a recipe is a mapping of keys, not {type(tree).__name__}"])
-    for item in sets:
-        _override(tree, item)
-    if out is not None:
-        tree["out"] = str(out)
-    try:
-        return _ADAPTER.validate_python(tree)
-    except ValidationError as error:
-        raise RecipeError([f"{path}: {_where(fault['loc'])}: {fault['msg']}" for fault in error.errors()]) from error
-
-
-def _override(tree: dict[str, Any], item: str) -> None:
-    key, equals, value = item.partition("=")
-    if not equals:
-        raise RecipeError([f"--set {item}: write key.path=value"])
-    *parents, last = key.split(".")
-    for name in parents:
-        tree = tree.setdefault(name, {})
-        if not isinstance(tree, dict):
-            raise RecipeError([f"--set {item}: {name} is a value, not a mapping"])
-    tree[last] = _YAML.load(value)
-
-
-def _where(location: tuple[int | str, ...]) -> str:
-    kinds = {"clip", "classifier", "diffusion"}
-    parts = location[1:] if len(location) > 1 and location[0] in kinds else location
-    return ".".join(map(str, parts)) or "recipe"
+def load(path: Path, sets: Sequence[str] = (), out: Path | None = None) -> Training:
+    """Read a YAML recipe, lay overrides and the output folder over it. Raises RecipeError with every fault."""
+    document = read(path, [*sets, *([f"out={json.dumps(str(out))}"] if out is not None else [])])
+    kind = document.data.get("kind")
+    if kind not in KINDS:
+        raise RecipeError([f"{document.where(('kind',))}: expected one of {', '.join(KINDS)}, got {kind!r}"])
+    faults: list[str] = []
+    recipe: Training | None = validate(KINDS[kind], document.data, document, (), faults)
+    if recipe is None:
+        raise RecipeError(ordered(faults))
+    return recipe
