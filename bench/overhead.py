@@ -29,6 +29,16 @@ from factory.worker import Maker
 RECIPE = Path("recipes/quickstart.yaml")
 
 
+class Silent:
+    """A watcher that wants to know nothing."""
+
+    def ready(self) -> None:
+        pass
+
+    def add(self, count: int, columns: dict[str, dict[str, np.ndarray]]) -> None:
+        pass
+
+
 class Bench:
     """The quickstart recipe, opened once."""
 
@@ -56,7 +66,7 @@ class Bench:
         """Seconds for everything that a build does with the same requests."""
         with TemporaryDirectory() as folder:
             store = Store.open(Path(folder) / "run", self.plan.id, self.plan.identity, self.recipe.settings())
-            maker = Maker(self.recipe, self.plan, self.table, store, "cpu", lambda *_: None)
+            maker = Maker(self.recipe, self.plan, self.table, store, "cpu", Silent())
             maker.__dict__["generator"] = self.generator  # loaded once: loading is not what is measured
             if self.scorers is not None:
                 maker.__dict__["scorers"] = self.scorers

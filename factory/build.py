@@ -49,7 +49,7 @@ def run(recipe: Recipe, plan: Plan, table: Table, out: Path, device: str = "auto
 def _run(recipe: Recipe, plan: Plan, table: Table, store: Store, me: runtime.Worker, device: str) -> dict[str, Any] | None:
     Store.open(store.folder, plan.id, plan.identity, recipe.settings())
     progress = report.Progress(recipe, store, table, show=me.is_first)
-    maker = Maker(recipe, plan, table, store, runtime.device(me, device), progress.add)
+    maker = Maker(recipe, plan, table, store, runtime.device(me, device), progress)
     try:
         with runtime.interruptible(), contextlib.closing(maker), progress:
             rounds = _rounds(recipe, plan, store, maker, progress, me)
@@ -79,11 +79,12 @@ def _rounds(recipe: Recipe, plan: Plan, store: Store, maker: Maker, progress: re
         progress.begin(number, rounds[-1].shards)
         _make_all(recipe, store, maker, rounds[-1], progress, me)
         asked = asked + count
-        if number + 1 >= recipe.amount.rounds and number + 1 >= len(recorded):
-            break
-        if number + 1 >= len(recorded):
+        if number + 1 < len(recorded):
+            continue
+        count = np.maximum(plan.wanted - asked, 0)  # the amount was raised since these rounds were recorded
+        if number + 1 < recipe.amount.rounds:
             kept = _kept_per_class(plan, rounds, _decide(recipe, plan, store, rounds))
-            count = planning.shortage(plan.wanted, kept, asked)
+            count = np.maximum(count, planning.shortage(plan.wanted, kept, asked))
     return rounds
 
 

@@ -141,6 +141,9 @@ def make(recipe: Recipe, table: Table) -> Plan:
     texts = recipe.prompts.texts(table.class_names or [""], recipe.seed)
     prompts = list(dict.fromkeys(text for group in texts for text in group))
     index = {text: i for i, text in enumerate(prompts)}
+    slots = wanted(recipe.amount, table.class_names, np.array([len(pool) for pool in pools]))
+    if not slots.any():
+        raise UserError("amount: the recipe asks for no image; raise amount.per_class, or amount.fill_to above the real images of a class")
     identity = {
         "seed": recipe.seed,
         "source": {"fingerprint": table.fingerprint, "class_names": table.class_names, "real": [len(pool) for pool in pools]},
@@ -155,7 +158,7 @@ def make(recipe: Recipe, table: Table) -> Plan:
         seed=recipe.seed,
         class_names=table.class_names,
         classes=classes,
-        wanted=wanted(recipe.amount, table.class_names, np.array([len(pool) for pool in pools])),
+        wanted=slots,
         prompts=prompts,
         class_prompts=[np.array([index[text] for text in group], np.int32) for group in texts],
         pools=pools,

@@ -10,7 +10,6 @@ import numpy as np
 
 from factory import contact_sheet, images, runtime
 from factory.contracts import Table
-from factory.errors import UserError
 from factory.plan import Plan
 from factory.prepare import Preparer, seeds_of
 from factory.recipe import Recipe
@@ -93,8 +92,6 @@ class First:
 
 def first_images(recipe: Recipe, plan: Plan, table: Table, n: int, device: str, repeat: int = 1) -> First:
     """Generate the first n requests of the plan, exactly as the build will. Raises UserError."""
-    if not plan.wanted.any():
-        raise UserError("amount: the recipe asks for no image; raise amount.per_class or amount.fill_to")
     me = runtime.worker()
     runtime.fix_numerics(recipe.threads)
     chosen = runtime.device(me, device)

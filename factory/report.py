@@ -36,7 +36,8 @@ class Progress:
         self.recipe, self.store, self.table, self.show = recipe, store, table, show
         self.made = 0  # images this worker generated or scored in this launch
         self.passed = 0
-        self.started = time.perf_counter()
+        self.started: float | None = None  # when the models were ready
+        self.ended: float | None = None
         self._shards: list[Shard] = []
         self._before = self._own = 0
         self._line = self._sheet = time.perf_counter()
@@ -57,6 +58,7 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.ended = time.perf_counter()
         if self._bar is not None:
             self._bar.stop()
 
@@ -73,6 +75,11 @@ class Progress:
             kept = f", {self._before} already there" if self._before else ""
             log.info("round %d: %d images in %d shards%s", number, self._total, len(shards), kept)
         self._number = number
+
+    def ready(self) -> None:
+        """The models are loaded: rates count from here."""
+        if self.started is None:
+            self.started = self._round_started = time.perf_counter()
 
     def add(self, count: int, columns: dict[str, dict[str, np.ndarray]]) -> None:
         """A batch is made and scored."""
@@ -95,6 +102,10 @@ class Progress:
         if time.perf_counter() - self._sheet > SHEET_SECONDS:
             self._sheet = time.perf_counter()
             contact_sheet.of_run(self.store, self.table, [s.name for s in self._shards if self.store.is_made(s.name)][:8], None)
+
+    def seconds(self) -> float:
+        """From models ready to the last shard written; 0 when nothing was made."""
+        return 0.0 if self.started is None else (self.ended or time.perf_counter()) - self.started
 
     def _marked(self, shards: list[Shard]) -> int:
         folder = self.store.folder / "marks"
@@ -122,7 +133,7 @@ def write(recipe: Recipe, plan: Plan, table: Table, store: Store, selection: Sel
     labels = rows["label"]
     contact_sheet.of_run(store, table, shards, selection)
     marks = [store.mark(name) for name in shards]
-    seconds = time.perf_counter() - progress.started
+    seconds = progress.seconds()
     kept = Counter(labels[selection.keep].tolist())
     asked = Counter(labels.tolist())
     name_of = dict(zip(plan.classes.tolist(), plan.class_names or ["(all)"], strict=True))
@@ -165,7 +176,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
         f"generated  {report['generated']} in {report['rounds']} round{'s' if report['rounds'] != 1 else ''}",
         f"kept       {report['kept']}",
         f"refused    {report['generated'] - report['kept']}  ({refused})",
-        f"speed      {launch['images_per_s']} images/s ({launch['images']} images in {launch['seconds']} s, models loading included)",
+        f"speed      {launch['images_per_s']} images/s ({launch['images']} images in {launch['seconds']} s, by this worker, scoring and writing included)",
     ]
     if report["quarantined_parents"]:
         lines.append(f"quarantine {len(report['quarantined_parents'])} real images could not be decoded; see {out / 'report.json'}")

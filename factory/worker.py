@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -43,15 +43,22 @@ class _Made:
     scores: dict[str, list[dict[str, np.ndarray]]] = field(default_factory=dict)
 
 
+class Watcher(Protocol):
+    """Who wants to know how the work goes."""
+
+    def ready(self) -> None:
+        """Models are loaded; making begins."""
+
+    def add(self, count: int, columns: dict[str, dict[str, np.ndarray]]) -> None:
+        """A batch is made or scored: how many, and each filter's score columns by identity."""
+
+
 class Maker:
-    """Makes shards. Models open on first use, so a worker that finds nothing to do loads nothing.
+    """Makes shards. Models open on first use, so a worker that finds nothing to do loads nothing."""
 
-    progress(images, columns) is called after each batch: how many, and each filter's score columns by identity.
-    """
-
-    def __init__(self, recipe: Recipe, plan: Plan, table: Table, store: Store, device: str, progress: Callable[..., None]):
+    def __init__(self, recipe: Recipe, plan: Plan, table: Table, store: Store, device: str, watcher: Watcher):
         self.recipe, self.plan, self.table, self.store, self.device = recipe, plan, table, store, device
-        self.progress = progress
+        self.watcher = watcher
         self.preparer = Preparer(recipe, plan, table)
         self._pool = ThreadPoolExecutor(max(2, recipe.threads), thread_name_prefix="factory-images")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="factory-writer")
@@ -76,6 +83,8 @@ class Maker:
             self._rescore(shard)
             release()
             return
+        self.generator, self.scorers  # noqa: B018  opened here, so that the clock starts when making does
+        self.watcher.ready()
         made = _Made(time.perf_counter())
         batches = list(self.plan.batches(rows.slice(shard.start, shard.stop)))
         upcoming = self._pool.submit(self.preparer.prepare, batches[0])
@@ -124,7 +133,7 @@ class Maker:
         columns = {f.identity(): self.scorers[f.identity()].score(samples) for f in filters}
         for identity, scores in columns.items():
             into.setdefault(identity, []).append(scores)
-        self.progress(len(samples), columns)
+        self.watcher.add(len(samples), columns)
 
     # ---- write
 
@@ -152,6 +161,7 @@ class Maker:
         missing = [f for f in self.recipe.filters if not self.store.has_scores(shard.name, f.identity())]
         if not missing:
             return
+        self.watcher.ready()
         table = self.store.read_shard(shard.name)
         scores: dict[str, list[dict[str, np.ndarray]]] = {}
         for start in range(0, table.num_rows, self.plan.batch):

@@ -119,6 +119,13 @@ def test_more_images_keep_the_old_ones(write_recipe: Callable[..., Path], tmp_pa
     assert old.items() <= dict(zip(new["id"], new["seed"], strict=True)).items()
 
 
+def test_raising_the_amount_needs_no_further_rounds(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    run(write_recipe(), tmp_path / "run", "amount.rounds=1")
+    assert run(write_recipe(), tmp_path / "run", "amount.rounds=1", "amount.per_class=13")["kept"] == 26
+    lower = run(write_recipe(), tmp_path / "run", "amount.per_class=4")
+    assert lower["kept"] == 8 and lower["refused"]["over_quota"] == 18
+
+
 def test_another_plan_is_refused_and_says_what_differs(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     run(write_recipe(), tmp_path / "run")
     before = digest(tmp_path / "run")

@@ -55,7 +55,9 @@ def test_a_mistake_is_one_clear_line(
 ) -> None:
     sections, name, expected = MISTAKES[mistake]
     path = write_recipe(**{key: value.replace("@birds", str(image_folder)) for key, value in sections.items()})
-    code, _, err = factory(monkeypatch, capsys, "build", str(tmp_path / name if name else path), "--out", str(tmp_path / "run"), "--device", "cpu")
+    code, _, err = factory(
+        monkeypatch, capsys, "build", str(tmp_path / name if name else path), "--out", str(tmp_path / "run"), "--device", "cpu"
+    )
     message = [line for line in err.splitlines() if line and not line[:2].isdigit()]  # log lines begin with the time
     assert code == 2, err
     assert len(message) == 1 and expected in message[0], err
@@ -69,7 +71,9 @@ def test_check_plan_and_schema(
     assert code == 0 and "20 images of 2 classes from 12 real ones" in out
     code, out, _ = factory(monkeypatch, capsys, "plan", str(write_recipe()), "--json")
     facts = json.loads(out)
-    assert code == 0 and facts["slots"] == 20 and facts["shards"] == 4 and facts["classes"][0] == {"name": "finch", "parents": 6, "wanted": 10}
+    assert (
+        code == 0 and facts["slots"] == 20 and facts["shards"] == 4 and facts["classes"][0] == {"name": "finch", "parents": 6, "wanted": 10}
+    )
     code, out, _ = factory(monkeypatch, capsys, "plan", str(write_recipe()), "--probe", "--device", "cpu")
     assert code == 0 and "16×16 px" in out
     code, out, _ = factory(monkeypatch, capsys, "schema")
@@ -79,7 +83,9 @@ def test_check_plan_and_schema(
 def test_preview_makes_the_images_that_the_build_will(
     write_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = factory(monkeypatch, capsys, "preview", str(write_recipe()), "-n", "3", "--out", str(tmp_path / "p.png"), "--device", "cpu")
+    code, out, err = factory(
+        monkeypatch, capsys, "preview", str(write_recipe()), "-n", "3", "--out", str(tmp_path / "p.png"), "--device", "cpu"
+    )
     assert code == 0 and (tmp_path / "p.png").stat().st_size > 500, err
     assert "0-000000" in out and "1-000000" in out and "0-000001" in out
 

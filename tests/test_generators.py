@@ -48,7 +48,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "unclip": {},
     "embedding_diffusion": {},
 }
-NEEDS = {"dit": {"class_label"}, "consistency": {"class_label"}, "ddpm": set(), "ddim_unconditional": set(), "unclip": {"text", "image_embedding"}}
+NEEDS = {
+    "dit": {"class_label"},
+    "consistency": {"class_label"},
+    "ddpm": set(),
+    "ddim_unconditional": set(),
+    "unclip": {"text", "image_embedding"},
+}
 CLASSES = ["cat", "goldfish", "tench"]
 SEEDS = [11, 2**62 + 3]
 
@@ -101,7 +107,9 @@ def inputs(count: int = 2, images: int = 0, **more: Any) -> list[Inputs]:
 
 
 @pytest.mark.parametrize("family", SETTINGS)
-def test_every_family_makes_images_that_depend_on_their_own_seed(family: str, folder: Callable[[str], Path], capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_family_makes_images_that_depend_on_their_own_seed(
+    family: str, folder: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     path = folder(family)
     capfd.readouterr()
     pipe = opened(path, NEEDS.get(family, {"text"}), **SETTINGS[family])
@@ -137,7 +145,9 @@ def test_image_to_image_starts_from_the_image(family: str, folder: Callable[[str
 
 def test_size_of_the_initial_image_is_the_pipelines_or_the_recipes(folder: Callable[[str], Path]) -> None:
     wanted = [Inputs(prompt="a", images=(picture(1, side),), strength=0.5) for side in (40, 24)]
-    assert [image.shape for image in opened(folder("stable_diffusion"), {"text", "image"}, steps=4).generate([1, 2], wanted)] == [(16, 16, 3)] * 2
+    assert [image.shape for image in opened(folder("stable_diffusion"), {"text", "image"}, steps=4).generate([1, 2], wanted)] == [
+        (16, 16, 3)
+    ] * 2
     sized = opened(folder("stable_diffusion"), {"text", "image"}, steps=4, height=24, width=32)
     assert [image.shape for image in sized.generate([1, 2], wanted)] == [(24, 32, 3)] * 2
 
@@ -178,7 +188,10 @@ def rows(module: torch.nn.Module) -> list[int]:
     return counted
 
 
-@pytest.mark.parametrize("family", ["stable_diffusion", "sdxl", "sd3", "flux", "pixart_sigma", "sana", "aura_flow", "hunyuan_dit", "unclip", "z_image", "qwen_image"])
+@pytest.mark.parametrize(
+    "family",
+    ["stable_diffusion", "sdxl", "sd3", "flux", "pixart_sigma", "sana", "aura_flow", "hunyuan_dit", "unclip", "z_image", "qwen_image"],
+)
 def test_each_prompt_is_encoded_once_and_alone(family: str, folder: Callable[[str], Path]) -> None:
     pipe = opened(folder(family), NEEDS.get(family, {"text"}), **SETTINGS[family])
     counted = rows(pipe.base.text_encoder)
@@ -202,7 +215,9 @@ def test_remembered_encodings_make_the_image_that_the_pipeline_makes_itself(fami
 
 
 @pytest.mark.parametrize("family", ["cogview4", "qwen_image"])
-def test_prompts_of_different_lengths_are_never_padded_together(family: str, folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_of_different_lengths_are_never_padded_together(
+    family: str, folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipe = opened(folder(family), {"text"}, **SETTINGS[family])
     seen = spy(monkeypatch, pipe)
     texts = ["a cat", "a very long prompt about a dog", "a dog"]
@@ -290,7 +305,9 @@ def test_combination_of_the_wrong_size_is_an_error(folder: Callable[[str], Path]
 
 
 @pytest.mark.parametrize("guidance", [2.0, 0.0])
-def test_image_prompt_adapter_takes_the_mix(folder: Callable[[str], Path], adapter: dict[str, Any], monkeypatch: pytest.MonkeyPatch, guidance: float) -> None:
+def test_image_prompt_adapter_takes_the_mix(
+    folder: Callable[[str], Path], adapter: dict[str, Any], monkeypatch: pytest.MonkeyPatch, guidance: float
+) -> None:
     pipe = opened(folder("stable_diffusion_with_encoder"), {"text", "image_embedding"}, ip_adapter=adapter, guidance=guidance)
     assert pipe.accepts == {"text", "image", "image_embedding"}
     seen = embeddings(monkeypatch, pipe, "added_cond_kwargs")
@@ -325,7 +342,12 @@ def test_own_pipeline_takes_text_embeddings_and_images_together(folder: Callable
         pipe = opened(path, needs, steps=4)
         assert pipe.accepts == {"text", "image", "image_embedding"}
         seen = spy(monkeypatch, pipe)
-        asked = [Inputs(one.prompt if "text" in needs else None, images=one.images, combine=one.combine, strength=0.5 if "image" in needs else None) for one in wanted]
+        asked = [
+            Inputs(
+                one.prompt if "text" in needs else None, images=one.images, combine=one.combine, strength=0.5 if "image" in needs else None
+            )
+            for one in wanted
+        ]
         images = pipe.generate([1, 2], asked)
         assert images[0].shape == (16, 16, 3)
         assert {name for name in ("prompt", "image", "image_embeds", "strength") if name in seen[0]} == {
@@ -380,7 +402,11 @@ def test_unknown_classes_are_named_and_never_guessed(folder: Callable[[str], Pat
     ("family", "needs", "says"),
     [
         ("dit", {"text"}, "needs text, but DiTPipeline takes no prompt; it can take: class_label"),
-        ("stable_diffusion", {"text", "class_label"}, "needs class_label, but StableDiffusionPipeline has no class labels; it can take: image, text"),
+        (
+            "stable_diffusion",
+            {"text", "class_label"},
+            "needs class_label, but StableDiffusionPipeline has no class labels; it can take: image, text",
+        ),
         ("stable_diffusion", {"image_embedding"}, "no way in for image embeddings; load an ip_adapter"),
         ("unclip", {"image"}, "cannot start from an image: its `image` is no initial image"),
         ("unclip", {"text"}, "steered by image embeddings, and the condition gives no image_embedding"),
@@ -422,7 +448,12 @@ def test_arguments_the_pipeline_refuses_are_the_users_to_mend(folder: Callable[[
 
 
 def test_scheduler_and_its_options_are_used(folder: Callable[[str], Path]) -> None:
-    pipe = opened(folder("stable_diffusion"), {"text"}, scheduler="EulerAncestralDiscreteScheduler", scheduler_options={"timestep_spacing": "trailing"})
+    pipe = opened(
+        folder("stable_diffusion"),
+        {"text"},
+        scheduler="EulerAncestralDiscreteScheduler",
+        scheduler_options={"timestep_spacing": "trailing"},
+    )
     assert type(pipe.base.scheduler).__name__ == "EulerAncestralDiscreteScheduler"
     assert pipe.base.scheduler.config.timestep_spacing == "trailing"
     first = pipe.generate([1, 2], inputs())[0]
@@ -447,7 +478,9 @@ def test_pipelines_that_refuse_lists_get_one_generator(folder: Callable[[str], P
     found = type(pipe._pipe)
     original = found.prepare_latents
 
-    def prepare_latents(self: Any, batch: int, channels: int, height: int, width: int, dtype: Any, device: Any, generator: Any, latents: Any = None) -> Any:
+    def prepare_latents(
+        self: Any, batch: int, channels: int, height: int, width: int, dtype: Any, device: Any, generator: Any, latents: Any = None
+    ) -> Any:
         latents = torch.randn((batch, channels, height // 2, width // 2), generator=generator)
         return original(self, batch, channels, height, width, dtype, device, generator, latents)
 
@@ -527,6 +560,25 @@ def test_models_that_are_not_there_are_one_line(folder: Callable[[str], Path], t
     (path / "model_index.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         Diffusers(model=str(path)).open("cpu")
+
+
+def test_models_of_the_hub_are_found_in_its_cache(folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    commit, home = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--someone--birds"
+    shutil.copytree(folder("ddpm"), home / "snapshots" / commit)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith(("diffusers", "huggingface_hub")) and "HF_HUB_CACHE" in vars(module):
+            monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path))
+    pipe = opened(Path("someone/birds"), set())
+    assert pipe.describe()["commit"] == commit
+    assert pipe.generate([1], inputs(1))[0].shape == (16, 16, 3)
+    with pytest.raises(UserError, match="someone/birds@v2 is neither"):
+        opened(Path("someone/birds"), set(), revision="v2")
 
 
 def test_description_is_json_and_names_what_made_the_images(folder: Callable[[str], Path]) -> None:

@@ -109,6 +109,8 @@ def test_amounts(mixing: Path) -> None:
     assert make(mixing, "amount.per_class={heron: 3}").wanted.tolist() == [0, 3]
     with pytest.raises(UserError, match="'stork'"):
         make(mixing, "amount.per_class={stork: 3}")
+    with pytest.raises(UserError, match="asks for no image"):
+        make(mixing, "amount={fill_to: 2}")
 
 
 def test_shortage_asks_for_the_shortfall_over_the_yield() -> None:

@@ -73,7 +73,13 @@ def t5_encoder(size: int = 32) -> Any:
 def vision_encoder(projection: int = 32) -> Any:
     return transformers.CLIPVisionModelWithProjection(
         transformers.CLIPVisionConfig(
-            hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8, projection_dim=projection
+            hidden_size=32,
+            intermediate_size=37,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=32,
+            patch_size=8,
+            projection_dim=projection,
         )
     )
 
@@ -114,7 +120,9 @@ def unet(cross: int = 32, **more: Any) -> Any:
 
 
 def ddim() -> Any:
-    return diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    return diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
 
 
 def flow() -> Any:
@@ -178,7 +186,13 @@ def sdxl() -> Any:
         text_encoder_2=text_encoder(projected=True),
         tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(),
-        unet=unet(64, addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=80, transformer_layers_per_block=(1, 1)),
+        unet=unet(
+            64,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=80,
+            transformer_layers_per_block=(1, 1),
+        ),
         scheduler=diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", timestep_spacing="leading"),
         add_watermarker=False,
     )
@@ -256,7 +270,14 @@ def chroma() -> Any:
 def dit() -> Any:
     return diffusers.DiTPipeline(
         transformer=diffusers.DiTTransformer2DModel(
-            sample_size=16, num_layers=1, patch_size=4, attention_head_dim=8, num_attention_heads=2, in_channels=4, out_channels=8, num_embeds_ada_norm=1000
+            sample_size=16,
+            num_layers=1,
+            patch_size=4,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            in_channels=4,
+            out_channels=8,
+            num_embeds_ada_norm=1000,
         ),
         vae=vae(),
         scheduler=diffusers.DDIMScheduler(),
@@ -289,7 +310,14 @@ def pixart_sigma() -> Any:
 def gemma() -> Any:
     return transformers.Gemma2Model(
         transformers.Gemma2Config(
-            vocab_size=512, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=4, attn_implementation="eager"
+            vocab_size=512,
+            hidden_size=8,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=4,
+            attn_implementation="eager",
         )
     )
 
@@ -335,8 +363,18 @@ def sana() -> Any:
 def lumina2() -> Any:
     return diffusers.Lumina2Pipeline(
         transformer=diffusers.Lumina2Transformer2DModel(
-            sample_size=4, patch_size=2, in_channels=4, hidden_size=8, num_layers=1, num_refiner_layers=1, num_attention_heads=1, num_kv_heads=1,
-            multiple_of=16, axes_dim_rope=(4, 2, 2), axes_lens=(300, 64, 64), cap_feat_dim=8,
+            sample_size=4,
+            patch_size=2,
+            in_channels=4,
+            hidden_size=8,
+            num_layers=1,
+            num_refiner_layers=1,
+            num_attention_heads=1,
+            num_kv_heads=1,
+            multiple_of=16,
+            axes_dim_rope=(4, 2, 2),
+            axes_lens=(300, 64, 64),
+            cap_feat_dim=8,
         ),
         scheduler=flow(),
         vae=vae(4, shift_factor=0.0),
@@ -348,11 +386,22 @@ def lumina2() -> Any:
 def aura_flow() -> Any:
     return diffusers.AuraFlowPipeline(
         tokenizer=t5_tokenizer(),
-        text_encoder=transformers.UMT5EncoderModel(transformers.UMT5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4)),
+        text_encoder=transformers.UMT5EncoderModel(
+            transformers.UMT5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
+        ),
         vae=vae(4),
         transformer=diffusers.AuraFlowTransformer2DModel(
-            sample_size=16, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8, num_attention_heads=4,
-            caption_projection_dim=32, joint_attention_dim=32, out_channels=4, pos_embed_max_size=64,
+            sample_size=16,
+            patch_size=2,
+            in_channels=4,
+            num_mmdit_layers=1,
+            num_single_dit_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            caption_projection_dim=32,
+            joint_attention_dim=32,
+            out_channels=4,
+            pos_embed_max_size=64,
         ),
         scheduler=flow(),
     )
@@ -362,13 +411,32 @@ def cogview4() -> Any:
     return diffusers.CogView4Pipeline(
         tokenizer=plain_tokenizer(300),
         text_encoder=transformers.GlmModel(
-            transformers.GlmConfig(hidden_size=32, intermediate_size=8, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8, vocab_size=512, pad_token_id=256)
+            transformers.GlmConfig(
+                hidden_size=32,
+                intermediate_size=8,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=8,
+                vocab_size=512,
+                pad_token_id=256,
+            )
         ),
         vae=vae(4),
         transformer=diffusers.CogView4Transformer2DModel(
-            patch_size=2, in_channels=4, num_layers=1, attention_head_dim=4, num_attention_heads=4, out_channels=4, text_embed_dim=32, time_embed_dim=8, condition_dim=4,
+            patch_size=2,
+            in_channels=4,
+            num_layers=1,
+            attention_head_dim=4,
+            num_attention_heads=4,
+            out_channels=4,
+            text_embed_dim=32,
+            time_embed_dim=8,
+            condition_dim=4,
         ),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
+            base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"
+        ),
     )
 
 
@@ -377,12 +445,30 @@ def z_image() -> Any:
         scheduler=flow(),
         vae=vae(16, shift_factor=0.0),
         text_encoder=transformers.Qwen3Model(
-            transformers.Qwen3Config(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, vocab_size=512, max_position_embeddings=512, head_dim=8)
+            transformers.Qwen3Config(
+                hidden_size=16,
+                intermediate_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                vocab_size=512,
+                max_position_embeddings=512,
+                head_dim=8,
+            )
         ),
         tokenizer=plain_tokenizer(512, chat=True),
         transformer=diffusers.ZImageTransformer2DModel(
-            all_patch_size=(2,), all_f_patch_size=(1,), in_channels=16, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
-            axes_dims=[8, 4, 4], axes_lens=[256, 32, 32],
+            all_patch_size=(2,),
+            all_f_patch_size=(1,),
+            in_channels=16,
+            dim=32,
+            n_layers=1,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=16,
+            axes_dims=[8, 4, 4],
+            axes_lens=[256, 32, 32],
         ),
     )
 
@@ -392,12 +478,23 @@ def hunyuan_dit() -> Any:
     return diffusers.HunyuanDiTPipeline(
         vae=vae(4, blocks=4),
         text_encoder=transformers.BertModel(
-            transformers.BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=77)
+            transformers.BertConfig(
+                vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=77
+            )
         ),
         tokenizer=transformers.BertTokenizer(vocab={word: number for number, word in enumerate(dict.fromkeys(words))}, model_max_length=77),
         transformer=diffusers.HunyuanDiT2DModel(
-            sample_size=16, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3, in_channels=4, cross_attention_dim=32, cross_attention_dim_t5=32,
-            pooled_projection_dim=16, hidden_size=24, activation_fn="gelu-approximate",
+            sample_size=16,
+            num_layers=2,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=3,
+            in_channels=4,
+            cross_attention_dim=32,
+            cross_attention_dim_t5=32,
+            pooled_projection_dim=16,
+            hidden_size=24,
+            activation_fn="gelu-approximate",
         ),
         scheduler=diffusers.DDPMScheduler(),
         safety_checker=None,
@@ -411,29 +508,64 @@ def hunyuan_dit() -> Any:
 def kandinsky22() -> Any:
     return diffusers.KandinskyV22CombinedPipeline(
         unet=diffusers.UNet2DConditionModel(
-            in_channels=4, out_channels=8, addition_embed_type="image", down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-            up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn", block_out_channels=(16, 32),
-            layers_per_block=1, encoder_hid_dim=32, encoder_hid_dim_type="image_proj", cross_attention_dim=32, attention_head_dim=4,
-            resnet_time_scale_shift="scale_shift", class_embed_type=None, norm_num_groups=8, sample_size=8,
+            in_channels=4,
+            out_channels=8,
+            addition_embed_type="image",
+            down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+            up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            encoder_hid_dim=32,
+            encoder_hid_dim_type="image_proj",
+            cross_attention_dim=32,
+            attention_head_dim=4,
+            resnet_time_scale_shift="scale_shift",
+            class_embed_type=None,
+            norm_num_groups=8,
+            sample_size=8,
         ),
-        scheduler=diffusers.DDIMScheduler(beta_schedule="linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False, prediction_type="epsilon"),
+        scheduler=diffusers.DDIMScheduler(
+            beta_schedule="linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False, prediction_type="epsilon"
+        ),
         movq=diffusers.VQModel(
-            block_out_channels=[32, 32], down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D"], in_channels=3, latent_channels=4, layers_per_block=1,
-            norm_num_groups=8, norm_type="spatial", num_vq_embeddings=12, out_channels=3, up_block_types=["AttnUpDecoderBlock2D", "UpDecoderBlock2D"], vq_embed_dim=4,
+            block_out_channels=[32, 32],
+            down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
+            in_channels=3,
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=8,
+            norm_type="spatial",
+            num_vq_embeddings=12,
+            out_channels=3,
+            up_block_types=["AttnUpDecoderBlock2D", "UpDecoderBlock2D"],
+            vq_embed_dim=4,
         ),
-        prior_prior=diffusers.PriorTransformer(num_attention_heads=2, attention_head_dim=12, embedding_dim=32, num_layers=1, num_embeddings=77),
+        prior_prior=diffusers.PriorTransformer(
+            num_attention_heads=2, attention_head_dim=12, embedding_dim=32, num_layers=1, num_embeddings=77
+        ),
         prior_image_encoder=vision_encoder(),
         prior_text_encoder=text_encoder(projected=True, length=77),
         prior_tokenizer=clip_tokenizer(77),
-        prior_scheduler=diffusers.UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample", num_train_timesteps=1000, clip_sample=True, clip_sample_range=10.0),
+        prior_scheduler=diffusers.UnCLIPScheduler(
+            variance_type="fixed_small_log", prediction_type="sample", num_train_timesteps=1000, clip_sample=True, clip_sample_range=10.0
+        ),
         prior_image_processor=vision_processor(),
     )
 
 
 def _pixel_unet(**more: Any) -> Any:
     return diffusers.UNet2DModel(
-        block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, sample_size=16, in_channels=3, out_channels=3,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=4, **more,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=16,
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        **more,
     )
 
 
@@ -446,24 +578,47 @@ def ddim_unconditional() -> Any:
 
 
 def consistency() -> Any:
-    return diffusers.ConsistencyModelPipeline(_pixel_unet(num_class_embeds=3), diffusers.CMStochasticIterativeScheduler(num_train_timesteps=40, sigma_min=0.002, sigma_max=80.0))
+    return diffusers.ConsistencyModelPipeline(
+        _pixel_unet(num_class_embeds=3), diffusers.CMStochasticIterativeScheduler(num_train_timesteps=40, sigma_min=0.002, sigma_max=80.0)
+    )
 
 
 def qwen_image() -> Any:
     config = transformers.Qwen2_5_VLConfig(
         text_config={
-            "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
-            "rope_parameters": {"mrope_section": [1, 1, 2], "rope_type": "default", "rope_theta": 1000000.0}, "vocab_size": 512, "max_position_embeddings": 2048,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "rope_parameters": {"mrope_section": [1, 1, 2], "rope_type": "default", "rope_theta": 1000000.0},
+            "vocab_size": 512,
+            "max_position_embeddings": 2048,
         },
         vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16},
     )
     return diffusers.QwenImagePipeline(
         scheduler=flow(),
-        vae=diffusers.AutoencoderKLQwenImage(base_dim=8, z_dim=4, dim_mult=[1, 2, 4], num_res_blocks=1, temperal_downsample=[False, True], latents_mean=[0.0] * 4, latents_std=[1.0] * 4),
+        vae=diffusers.AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 2, 4],
+            num_res_blocks=1,
+            temperal_downsample=[False, True],
+            latents_mean=[0.0] * 4,
+            latents_std=[1.0] * 4,
+        ),
         text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config),
         tokenizer=plain_tokenizer(2048),
         transformer=diffusers.QwenImageTransformer2DModel(
-            patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=16, axes_dims_rope=(8, 4, 4)
+            patch_size=2,
+            in_channels=16,
+            out_channels=4,
+            num_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            axes_dims_rope=(8, 4, 4),
         ),
     )
 
@@ -492,8 +647,29 @@ def embedding_diffusion() -> Any:
 BUILDERS: dict[str, Callable[[], Any]] = {
     builder.__name__: builder
     for builder in (
-        stable_diffusion, stable_diffusion_with_encoder, latent_consistency, unclip, sdxl, sd3, flux, chroma, dit, pixart_alpha, pixart_sigma, sana, lumina2, aura_flow, cogview4,
-        z_image, hunyuan_dit, kandinsky22, ddpm, ddim_unconditional, consistency, qwen_image, embedding_diffusion,
+        stable_diffusion,
+        stable_diffusion_with_encoder,
+        latent_consistency,
+        unclip,
+        sdxl,
+        sd3,
+        flux,
+        chroma,
+        dit,
+        pixart_alpha,
+        pixart_sigma,
+        sana,
+        lumina2,
+        aura_flow,
+        cogview4,
+        z_image,
+        hunyuan_dit,
+        kandinsky22,
+        ddpm,
+        ddim_unconditional,
+        consistency,
+        qwen_image,
+        embedding_diffusion,
     )
 }
 
@@ -518,7 +694,12 @@ def ip_adapter(folder: Path, pipe: Any, plus: bool = False) -> Path:
 
     torch.manual_seed(1)
     cross = pipe.unet.config.cross_attention_dim
-    tensors = {"image_proj.proj.weight": torch.randn(4 * cross, 32), "image_proj.proj.bias": torch.zeros(4 * cross), "image_proj.norm.weight": torch.ones(cross), "image_proj.norm.bias": torch.zeros(cross)}
+    tensors = {
+        "image_proj.proj.weight": torch.randn(4 * cross, 32),
+        "image_proj.proj.bias": torch.zeros(4 * cross),
+        "image_proj.norm.weight": torch.ones(cross),
+        "image_proj.norm.bias": torch.zeros(cross),
+    }
     number = 1
     for name in pipe.unet.attn_processors:
         if name.endswith("attn1.processor"):

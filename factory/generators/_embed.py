@@ -59,18 +59,18 @@ def mix(route: EmbedRoute, inputs: Sequence[Inputs]) -> Any:
 
     with torch.no_grad():
         encoded = route.encode([to_pil(image) for one in inputs for image in one.images])
-    shape = tuple(encoded.shape[1:])
+    host = encoded.float().cpu().numpy().reshape(len(encoded), -1)
     rows, start = [], 0
     for one in inputs:
-        own = encoded[start : start + len(one.images)]
-        start += len(one.images)
-        if one.combine is None:
-            rows.append(own[0])
+        own = slice(start, start + len(one.images))
+        start = own.stop
+        if one.combine is None:  # as the encoder made it, without a detour over float32
+            rows.append(encoded[own.start])
             continue
-        mixed = np.asarray(one.combine(own.float().cpu().numpy().reshape(len(own), -1)), dtype=np.float32)
-        if mixed.size != own[0].numel():
-            raise ValueError(f"combine must give one embedding of {own[0].numel()} numbers, not {mixed.shape}")
-        rows.append(torch.from_numpy(mixed.reshape(shape)).to(own))
+        mixed = np.asarray(one.combine(host[own]), dtype=np.float32)
+        if mixed.shape != host.shape[1:]:
+            raise ValueError(f"combine must give one embedding of {host.shape[1]} numbers, not {mixed.shape}")
+        rows.append(torch.from_numpy(mixed).reshape(encoded.shape[1:]).to(encoded))
     return torch.stack(rows)
 
 

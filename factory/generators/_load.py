@@ -57,7 +57,9 @@ def place(pipe: Any, kind: Diffusers, device: str) -> None:
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        raise UserError(f"generator.model: {kind.model} does not fit into the memory of {device}; set offload: model, or a shorter dtype") from error
+        raise UserError(
+            f"generator.model: {kind.model} does not fit into the memory of {device}; set offload: model, or a shorter dtype"
+        ) from error
     vae = getattr(pipe, "vae", None)
     for wanted, method in ((kind.vae_slicing, "enable_slicing"), (kind.vae_tiling, "enable_tiling")):
         if wanted and not hasattr(vae, method):
@@ -188,4 +190,3 @@ def _add_ip_adapter(pipe: Any, kind: Diffusers) -> None:
 
 def _parameters(function: Any) -> dict[str, Any]:
     return dict(inspect.signature(function).parameters)
-

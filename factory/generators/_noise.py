@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,16 +18,16 @@ def generators(seeds: Sequence[int], device: str = "cpu") -> list[Any]:
 
 
 class GlobalDraws:
-    """Whether the code inside `fenced` drew from global random state. used: bool, known after the block."""
+    """Whether the code inside `fenced` drew from torch's global generators. used: known after the block."""
 
     used = False
 
 
 @contextlib.contextmanager
 def fenced(seeds: Sequence[int], device: str) -> Iterator[GlobalDraws]:
-    """Seed every global generator from the requests' seeds, notice whether any is drawn from, and put all back.
+    """Seed torch's global generators from the requests' seeds, notice whether they are drawn from, and put them back.
 
-    Some pipelines and schedulers take no generator for some of their noise. The global seed is a hash, so that their noise
+    Some pipelines and schedulers take no generator for some of their noise. The global seed is a hash, so that such noise
     is not the same stream as that of the request's own generator.
     """
     import torch
@@ -36,28 +35,18 @@ def fenced(seeds: Sequence[int], device: str) -> Iterator[GlobalDraws]:
     digest = hashlib.sha256(np.asarray(seeds, dtype=np.int64).tobytes()).digest()
     seed = int.from_bytes(digest[:8], "little") >> 1
     cuda = [torch.device(device)] if device.startswith("cuda") else []
-    numpy_state, python_state = np.random.get_state(), random.getstate()
     draws = GlobalDraws()
-    try:
-        with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            before = _states(cuda)
-            yield draws
-            draws.used = _states(cuda) != before
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        for one in cuda:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
+        before = _states(cuda)
+        yield draws
+        draws.used = _states(cuda) != before
 
 
 def _states(cuda: list[Any]) -> list[bytes]:
     import torch
 
-    tensors = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in cuda)]
-    legacy: Any = np.random.get_state()
-    return [
-        *(tensor.numpy().tobytes() for tensor in tensors),
-        legacy[1].tobytes() + bytes(str(legacy[2]), "ascii"),
-        repr(random.getstate()).encode(),
-    ]
+    return [state.numpy().tobytes() for state in (torch.get_rng_state(), *(torch.cuda.get_rng_state(one) for one in cuda))]

@@ -114,7 +114,7 @@ class OpenDiffusers:
             "model": self.kind.model,
             "revision": self.kind.revision,
             "commit": self.located.commit,
-            "scheduler": type(getattr(pipe, "scheduler", None)).__name__,
+            "scheduler": type(pipe.scheduler).__name__ if hasattr(pipe, "scheduler") else None,
             "dtype": str(getattr(pipe, "dtype", "")).removeprefix("torch."),
             "guidance": {name: self._settings.get(name, parameters(pipe)[name].default)} if name and self._needs is not None else {},
             "weights": {str(path.relative_to(folder)): path.stat().st_size for path in weights},
@@ -143,7 +143,9 @@ class OpenDiffusers:
         lost = [need for need, name in dropped.items() if need in needs and name not in parameters(target)]
         lost += ["image_embedding"] if "image_embedding" in needs and route is None else []
         if lost:
-            raise UserError(f"generator: {type(self.base).__name__} cannot take {' and '.join(sorted(needs))} at once ({lost[0]} would be lost); choose a condition with fewer")
+            raise UserError(
+                f"generator: {type(self.base).__name__} cannot take {' and '.join(sorted(needs))} at once ({lost[0]} would be lost); choose a condition with fewer"
+            )
 
     def _refuse_unset(self, pipe: Any, needs: frozenset[str], route: _embed.EmbedRoute | None, settings: dict[str, Any]) -> None:
         given = {"prompt", "generator", "batch_size", *settings}
@@ -161,7 +163,7 @@ class OpenDiffusers:
         import torch
 
         if len(seeds) > 1 and self.alone is None and "generator" not in parameters(self._pipe):
-            self.alone = "the pipeline takes no generator"
+            self._go_alone("the pipeline takes no generator")
         if len(seeds) > 1 and self.alone:
             return [image for seed, one in zip(seeds, inputs, strict=True) for image in self._make([seed], [one])]
         try:
@@ -179,7 +181,7 @@ class OpenDiffusers:
                 raise
             raise explained from error
         if draws.used and len(seeds) > 1:  # its global noise would depend on who else is in the batch
-            self.alone = "the pipeline or its scheduler draws noise without a generator"
+            self._go_alone("the pipeline or its scheduler draws noise without a generator")
             return self._make(seeds, inputs)
         return self._images(result, len(seeds))
 
@@ -218,6 +220,10 @@ class OpenDiffusers:
             raise UserError("generator: the condition needs class_label, but a request has no label; the source must be labelled")
         return self._ids[one.label] if self._ids else one.label
 
+    def _go_alone(self, reason: str) -> None:
+        self.alone = reason
+        log.warning("%s: one image per call from now on, as %s", type(self._pipe).__name__, reason)
+
     def _adapts(self, error: Exception) -> bool:
         """Whether a call that failed over its generators can be made in another way; remembered for the batches to come."""
         text = str(error)
@@ -229,7 +235,7 @@ class OpenDiffusers:
             and isinstance(error, TypeError | ValueError | AttributeError)
             and ("generator" in text.casefold() or "'list' object" in text)
         ):
-            self.alone = "the pipeline refuses a list of generators"
+            self._go_alone("the pipeline refuses a list of generators")
             return True
         return False
 

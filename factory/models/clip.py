@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin  # noqa: F401 (diffusers finds a component's base class in its module)
+from diffusers.models.modeling_utils import ModelMixin  # diffusers looks for this name in a component's module
 from torch.nn import functional as F
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from torch.nn import functional as F
 
@@ -22,6 +23,9 @@ Rows = torch.Tensor | None
 class EmbeddingDiffusionPipeline(DiffusionPipeline):
     """A rectified flow in pixel space, guided by CLIP embeddings of images (as in unCLIP, Ramesh et al. 2022) and of text."""
 
+    transformer: PatchTransformer
+    scheduler: FlowMatchEulerDiscreteScheduler
+    clip: ClipEncoder
     model_cpu_offload_seq = "clip->transformer"
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 

@@ -29,7 +29,8 @@ def run(recipe: Training, state: dict[str, Any], step: Step) -> None:
     """
     path = Path(f"{recipe.out}.ckpt") / "state.pt"
     first = _resume(path, recipe, state)
-    began, means = time.monotonic(), {}
+    began = time.monotonic()
+    means: dict[str, float] = {}
     for k in range(first, recipe.steps):
         for name, value in step(k).items():
             means[name] = 0.95 * means.get(name, float(value)) + 0.05 * float(value)
