@@ -111,7 +111,8 @@ def _dtype(kind: Diffusers, device: str) -> Any:
 
 
 def _read(found: Any, located: Located, kind: Diffusers, device: str) -> Any:
-    options: dict[str, Any] = {"dtype": _dtype(kind, device)}
+    renamed = '"dtype"' in inspect.getsource(found.from_pretrained)  # older diffusers says torch_dtype, and ignores dtype
+    options: dict[str, Any] = {"dtype" if renamed else "torch_dtype": _dtype(kind, device)}
     if kind.variant:
         options["variant"] = kind.variant
     if kind.trust_remote_code:

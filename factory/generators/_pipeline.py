@@ -144,7 +144,8 @@ class OpenDiffusers:
         lost += ["image_embedding"] if "image_embedding" in needs and route is None else []
         if lost:
             raise UserError(
-                f"generator: {type(self.base).__name__} cannot take {' and '.join(sorted(needs))} at once ({lost[0]} would be lost); choose a condition with fewer"
+                f"generator: {type(self.base).__name__} cannot take {' and '.join(sorted(needs))} at once "
+                f"({lost[0]} would be lost); choose a condition with fewer"
             )
 
     def _refuse_unset(self, pipe: Any, needs: frozenset[str], route: _embed.EmbedRoute | None, settings: dict[str, Any]) -> None:
@@ -255,7 +256,8 @@ class OpenDiffusers:
     def _images(self, result: Any, size: int) -> list[np.ndarray]:
         if not hasattr(result, "images"):
             raise UserError(
-                f"generator.model: {type(self._pipe).__name__} makes {', '.join(vars(result)) or type(result).__name__}, not images; choose the pipeline that ends in images"
+                f"generator.model: {type(self._pipe).__name__} makes {', '.join(vars(result)) or type(result).__name__}, not images; "
+                "choose the pipeline that ends in images"
             )
         images = from_output(result.images)
         if len(images) != size:

@@ -51,7 +51,8 @@ def refuse_pickle(name: str, kind: Diffusers, what: str) -> None:
     """Raise UserError for the name of an adapter's file that would be unpickled: diffusers unpickles whatever is not safetensors."""
     if not kind.allow_pickle and not name.endswith(".safetensors"):
         raise UserError(
-            f"generator.{what}: {name} is pickled and can run code when it is read; use a .safetensors file, or set allow_pickle: true if you trust it"
+            f"generator.{what}: {name} is pickled and can run code when it is read; "
+            "use a .safetensors file, or set allow_pickle: true if you trust it"
         )
 
 
@@ -127,7 +128,8 @@ def _read_index(path: Path, model: str) -> dict[str, Any]:
         index = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(
-            f"generator.model: {model} has no model_index.json, so it is no diffusers pipeline folder; save it with save_pretrained, or name its parent"
+            f"generator.model: {model} has no model_index.json, so it is no diffusers pipeline folder; "
+            "save it with save_pretrained, or name its parent"
         ) from None
     except ValueError as error:
         raise UserError(f"generator.model: {path} is not valid JSON ({error}); download the model again") from error
@@ -154,7 +156,8 @@ def _refuse_code_files(folder: Path, index: dict[str, Any], kind: Diffusers) -> 
     for path in found:
         if path.is_file():
             raise UserError(
-                f"generator.model: {kind.model} ships Python code ({path.relative_to(folder)}); read it, then set trust_remote_code: true, or remove the file"
+                f"generator.model: {kind.model} ships Python code ({path.relative_to(folder)}); "
+                "read it, then set trust_remote_code: true, or remove the file"
             )
 
 
@@ -214,13 +217,15 @@ def _hub_error(kind: Diffusers, error: Exception) -> Exception:
         "HF_HUB_OFFLINE"
     ):
         return UserError(
-            f"generator.model: {at} is neither a folder here nor in the Hub cache, and the Hub cannot be reached; run `hf download {kind.model}` where there is a network"
+            f"generator.model: {at} is neither a folder here nor in the Hub cache, and the Hub cannot be reached; "
+            f"run `hf download {kind.model}` where there is a network"
         )
     if isinstance(error, errors.EntryNotFoundError):
         return UserError(f"generator.model: {at} has no model_index.json, so it is no diffusers pipeline")
     if "safetensors" in str(error):
         return UserError(
-            f"generator.model: {at} has weights that are pickled and can run code when they are read; choose a model with .safetensors, or set allow_pickle: true if you trust it"
+            f"generator.model: {at} has weights that are pickled and can run code when they are read; "
+            "choose a model with .safetensors, or set allow_pickle: true if you trust it"
         )
     if isinstance(error, errors.HFValidationError | OSError | ValueError):
         return UserError(f"generator.model: cannot download {at}: {last_line(error)}")
