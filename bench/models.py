@@ -117,9 +117,8 @@ def generate(pipeline: EmbeddingDiffusionPipeline, n: int, condition: Any) -> to
     for start in range(0, n, BATCH):
         part = slice(start, min(n, start + BATCH))
         seeds = [torch.Generator().manual_seed(i) for i in range(part.start, part.stop)]
-        parts.append(
-            pipeline(**condition(part), generator=seeds, num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="pt").images
-        )
+        settings: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "pt", "return_dict": False}
+        parts.append(pipeline(**condition(part), **settings, generator=seeds)[0])
     return torch.cat(parts)
 
 

@@ -83,6 +83,7 @@ class OpenClip:
         self._transform = image_transform_v2(PreprocessCfg(**self._preprocessing), is_train=False)
         self.logit_scale = float(network.logit_scale.detach().float().exp().reshape(-1)[0])
         self._text = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode_text)
+        self._latest: tuple[list[np.ndarray], np.ndarray] = ([], np.empty((0, self.dim), np.float32))
 
     @cached_property
     def identity(self) -> str:
@@ -97,6 +98,14 @@ class OpenClip:
 
     def encode_images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 [H, W, 3] each, of any sizes -> float32 [N, dim] of unit length."""
+        known, unit = self._latest  # several filters look at one batch through one encoder
+        if len(known) != len(pictures) or any(a is not b for a, b in zip(known, pictures, strict=True)):
+            unit = self._encode_images(pictures)
+            unit.flags.writeable = False  # the same array answers the next filter
+            self._latest = (list(pictures), unit)
+        return unit
+
+    def _encode_images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         import torch
 
         rows = [np.empty((0, self.dim), np.float32)]

@@ -176,7 +176,9 @@ def summary(report: dict[str, Any], out: Path) -> str:
         f"generated  {report['generated']} in {report['rounds']} round{'s' if report['rounds'] != 1 else ''}",
         f"kept       {report['kept']}",
         f"refused    {report['generated'] - report['kept']}  ({refused})",
-        f"speed      {launch['images_per_s']} images/s ({launch['images']} images in {launch['seconds']} s, by this worker, scoring and writing included)",
+        f"speed      {launch['images_per_s']} images/s: {launch['images']} images in {launch['seconds']} s by this worker, with scoring and writing"
+        if launch["images"]
+        else "speed      nothing to make, all images were there",
     ]
     if report["quarantined_parents"]:
         lines.append(f"quarantine {len(report['quarantined_parents'])} real images could not be decoded; see {out / 'report.json'}")

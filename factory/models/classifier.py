@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -11,11 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 
 
-class SmallClassifier(ModelMixin, ConfigMixin):
+class SmallClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Five 3×3 convolutions with batch normalisation, a global mean and one linear layer.
 
     image_size: side in pixels that images are resized to.  mean, std: of grey values in [0, 1].
     """
+
+    config: Any
 
     @register_to_config
     def __init__(self, class_names: list[str], image_size: int = 28, width: int = 32, mean: float = 0.5, std: float = 0.5):

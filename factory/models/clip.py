@@ -60,7 +60,7 @@ class ClipEncoder(ModelMixin):
         return ids.to(self.device)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls, folder: str | Path, dtype: torch.dtype | None = None, torch_dtype: torch.dtype | None = None, **_: Any
     ) -> ClipEncoder:
         """Read an open_clip folder (safetensors only). dtype (torch_dtype is its older name): float32 where not given."""
@@ -76,7 +76,7 @@ class ClipEncoder(ModelMixin):
         encoder.model.to(dtype or torch_dtype or torch.float32)
         return encoder
 
-    def save_pretrained(self, folder: str | Path, **_: Any) -> None:
+    def save_pretrained(self, folder: str | Path, **_: Any) -> None:  # type: ignore[override]
         """Write an open_clip folder: configuration, float16 safetensors, tokenizer."""
         from safetensors.torch import save_file
 

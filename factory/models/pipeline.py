@@ -24,9 +24,9 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
     """A rectified flow in pixel space, guided by CLIP embeddings of images (as in unCLIP, Ramesh et al. 2022) and of text."""
 
     transformer: PatchTransformer
-    scheduler: FlowMatchEulerDiscreteScheduler
+    scheduler: Any
     clip: ClipEncoder
-    model_cpu_offload_seq = "clip->transformer"
+    model_cpu_offload_seq: Any = "clip->transformer"
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
     def __init__(self, transformer: PatchTransformer, scheduler: FlowMatchEulerDiscreteScheduler, clip: ClipEncoder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -34,11 +35,13 @@ class Block(nn.Module):
         return self.mix(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(count, tokens, width))
 
 
-class PatchTransformer(ModelMixin, ConfigMixin):
+class PatchTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Velocity of a rectified flow (Liu et al. 2022) on pixel patches: a DiT (Peebles and Xie 2023) conditioned by embeddings.
 
     embed_dim: length of both embeddings.  sample_size, patch: pixels.
     """
+
+    config: Any
 
     @register_to_config
     def __init__(
@@ -59,7 +62,8 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.last_modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, patch * patch * in_channels)
-        for layer in (*(block.modulation for block in self.blocks), self.last_modulation, self.out):
+        closed: list[Any] = [*(block.modulation for block in self.blocks), self.last_modulation, self.out]
+        for layer in closed:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 

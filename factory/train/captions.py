@@ -74,7 +74,7 @@ def measure(pixels: np.ndarray, labels: np.ndarray, class_names: list[str]) -> F
     """uint8 [N, H, W], labels [N] -> Facts. Tone is the foreground's mean, pattern its local variance, shape the width
     to height ratio of its bounding box; the bins are thirds (pattern: the upper 40%) of these very images."""
     x = pixels.astype(np.float32) / 255
-    front = x > 0.06
+    front: np.ndarray = x > 0.06
     area = front.sum((1, 2)).clip(1)
     tone = (x * front).sum((1, 2)) / area
     inner = front[:, 1:-1, 1:-1] & front[:, :-2, 1:-1] & front[:, 2:, 1:-1] & front[:, 1:-1, :-2] & front[:, 1:-1, 2:]

@@ -51,5 +51,5 @@ def shifted(pixels: torch.Tensor, rng: np.random.Generator, most: int = 2) -> to
     padded = F.pad(pixels, (most,) * 4)
     rows = torch.from_numpy(rng.integers(0, 2 * most + 1, (count, 1)) + np.arange(height))
     columns = np.where(rng.random((count, 1)) < 0.5, np.arange(width), np.arange(width)[::-1])
-    columns = torch.from_numpy(rng.integers(0, 2 * most + 1, (count, 1)) + columns)
-    return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    moved = torch.from_numpy(rng.integers(0, 2 * most + 1, (count, 1)) + columns)
+    return padded[torch.arange(count)[:, None, None], rows[:, :, None], moved[:, None, :]]

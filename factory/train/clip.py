@@ -29,8 +29,9 @@ def train(recipe: Clip) -> None:
     torch.manual_seed(recipe.seed)
     encoder = ClipEncoder(model_cfg(recipe), preprocess_cfg(recipe, pictures.pixels), make_tokenizer(recipe, pictures.class_names))
     encoder.model.visual.to(memory_format=torch.channels_last)
-    matrices = [p for p in encoder.parameters() if p.ndim > 1]
-    others = [p for p in encoder.parameters() if p.ndim <= 1]
+    weights: list[torch.nn.Parameter] = list(encoder.parameters())
+    matrices = [p for p in weights if p.ndim > 1]
+    others = [p for p in weights if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": matrices}, {"params": others, "weight_decay": 0.0}], lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
     )

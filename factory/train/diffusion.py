@@ -7,6 +7,7 @@ model serves text, variations, mixes and guidance (Ho and Salimans 2022).
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,8 +67,8 @@ def train(recipe: Diffusion) -> None:
 
     model.train()
     loop.run(recipe, {"model": model, "average": average, "optimizer": optimizer}, step)
-    scheduler = FlowMatchEulerDiscreteScheduler()
-    EmbeddingDiffusionPipeline(average.module.eval().half(), scheduler, clip).save_pretrained(recipe.out)
+    averaged: Any = average.module
+    EmbeddingDiffusionPipeline(averaged.eval().half(), FlowMatchEulerDiscreteScheduler(), clip).save_pretrained(recipe.out)
     loop.finish(recipe)
 
 
