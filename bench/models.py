@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import re
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench._report import emit, parser
 from factory.models.classifier import SmallClassifier
 from factory.models.clip import ClipEncoder
 from factory.models.pipeline import EmbeddingDiffusionPipeline
@@ -62,19 +62,15 @@ def main() -> None:
     figures = {name: round(value, 4) for name, value in figures.items()}
     if arguments.write_cards:
         write_cards(figures)
-    if not arguments.json:
-        print("\n".join(f"{name:28} {value:10.4f}  {MEANING.get(name, '')}" for name, value in figures.items()))
-    else:
-        print(json.dumps(figures))
+    emit(figures, arguments.json)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.models", description=__doc__)
-    parser.add_argument("--n", type=int, default=1000, help="images generated per measurement (default 1000)")
-    parser.add_argument("--train", type=Path, help="Parquet file to look for copies in (default: the embedded sample)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--write-cards", action="store_true", help="write the figures into data/models/*/README.md")
-    return parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--n", type=int, default=1000, help="images generated per measurement (default 1000)")
+    options.add_argument("--train", type=Path, help="Parquet file to look for copies in (default: the embedded sample)")
+    options.add_argument("--write-cards", action="store_true", help="write the figures into data/models/*/README.md")
+    return options.parse_args()
 
 
 def zero_shot(clip: ClipEncoder, test: data.Pictures) -> float:

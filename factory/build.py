@@ -107,7 +107,11 @@ def _make_all(recipe: Recipe, store: Store, maker: Maker, this: Round, progress:
                 claim.release()
                 continue
             busy = True
-            maker.make(shard, this.requests, claim.release)
+            try:
+                maker.make(shard, this.requests, claim.release)
+            except BaseException:
+                claim.release()
+                raise
             progress.refresh()
         maker.flush()
         todo = [shard for shard in todo if not done(shard)]

@@ -26,6 +26,7 @@ from factory.errors import UserError
 from factory.images import decode
 from factory.store import Store
 from tests.conftest import ROOT
+from tests.paint import OpenPaint
 
 
 def run(path: Path, out: Path, *sets: str) -> dict[str, Any]:
@@ -205,6 +206,24 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     assert not list((tmp_path / "run" / "shards").glob(".*"))
     report = run(write_recipe(), tmp_path / "run")
     assert report["kept"] == 20 and report["this_launch"]["images"] == 8
+
+
+def test_a_failed_generator_leaves_no_claim_behind(
+    write_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def generate(self: OpenPaint, seeds: list[int], inputs: list[Any]) -> list[np.ndarray]:
+        calls.append(len(seeds))
+        if len(calls) == 4:
+            raise RuntimeError("out of memory")
+        return [self._one(seed, given) for seed, given in zip(seeds, inputs, strict=True)]
+
+    with monkeypatch.context() as broken:
+        broken.setattr(OpenPaint, "generate", generate)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(write_recipe(), tmp_path / "run")
+    assert run(write_recipe(), tmp_path / "run")["kept"] == 20
 
 
 def test_stored_pixels_are_the_generated_ones(write_recipe: Callable[..., Path], tmp_path: Path) -> None:

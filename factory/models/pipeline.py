@@ -106,7 +106,7 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
 
     def encode_image(self, image: Any, device: torch.device | str | None = None, num_images_per_prompt: int = 1) -> torch.Tensor:
         """PIL images, arrays or tensors (floats in [0, 1]) -> image_embeds [N * num_images_per_prompt, D], unit rows."""
-        ready = [self.clip.encode_image(torch.from_numpy(one).permute(2, 0, 1)[None]) for one in pictures.from_output(image)]
+        ready = [self.clip.encode_image(torch.tensor(one).permute(2, 0, 1)[None]) for one in pictures.from_output(image)]
         image_embeds = torch.cat(ready).to(device or self._execution_device).repeat_interleave(num_images_per_prompt, dim=0)
         return image_embeds
 
@@ -114,7 +114,7 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         """PIL images, arrays or tensors (floats in [0, 1]) -> [N, C, height, width] in [-1, 1], C the transformer's channels."""
         ready = []
         for one in pictures.from_output(image):
-            x = torch.from_numpy(one).permute(2, 0, 1)[None].float() / 127.5 - 1
+            x = torch.tensor(one).permute(2, 0, 1)[None].float() / 127.5 - 1
             if self.transformer.config.in_channels == 1:
                 x = (x * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
             if x.shape[2:] != (height, width):

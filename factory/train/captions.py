@@ -81,7 +81,7 @@ def measure(pixels: np.ndarray, labels: np.ndarray, class_names: list[str]) -> F
     centre = x[:, 1:-1, 1:-1]
     around = (x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]) / 4
     pattern = (((centre - around) ** 2) * inner).sum((1, 2)) / inner.sum((1, 2)).clip(1)
-    ratio = _extent(front.any(1)) / _extent(front.any(2)).clip(1)
+    ratio = _extent(np.asarray(front.any(1))) / _extent(np.asarray(front.any(2))).clip(1)
     bins = [_bins(tone, (1 / 3, 2 / 3)), _bins(pattern, (0.6,)), _bins(ratio, (1 / 3, 2 / 3))]
     return Facts(np.stack([labels, *bins], axis=1).astype(np.int64), [name.lower() for name in class_names])
 

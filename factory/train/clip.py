@@ -32,9 +32,8 @@ def train(recipe: Clip) -> None:
     weights: list[torch.nn.Parameter] = list(encoder.parameters())
     matrices = [p for p in weights if p.ndim > 1]
     others = [p for p in weights if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices}, {"params": others, "weight_decay": 0.0}], lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
-    )
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
     pixels = torch.from_numpy(pictures.pixels)
     log.info("%d images, %.2f M parameters", len(pictures), sum(p.numel() for p in encoder.parameters()) / 1e6)
 
