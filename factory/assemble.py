@@ -13,7 +13,7 @@ from factory import images, publish, select
 from factory.contracts import DatasetInfo, Filter
 from factory.neighbours import earlier_neighbours
 from factory.recipe import Recipe
-from factory.store import Store, write_table
+from factory.store import Shards, Store, write_table
 
 PROVENANCE = {
     "id": "string",
@@ -30,26 +30,23 @@ PROVENANCE = {
 ANNOTATIONS = {"soft_label": "list<float32>", "boxes": "list<list<float32>>", "box_labels": "list<int64>", "mask": "image"}
 
 
-def decide(recipe: Recipe, store: Store, quota: dict[int, int]) -> select.Selection:
-    """Decide every stored row from its scores, and write the decisions down. Raises UserError where a filter has not scored.
+def decide(recipe: Recipe, store: Store, shards: Shards, labels: np.ndarray, quota: dict[int, int]) -> select.Selection:
+    """Decide every row of these shards from its stored scores. Raises UserError where a filter has not scored.
 
-    quota: class index -> rows to keep at most.
+    labels: int32 [N], of all rows in order.  quota: class index -> rows to keep at most.
     """
-    shards, rows = store.read_rows()
     rules = [_rule(f, name, store, shards) for f, name in zip(recipe.filters, recipe.columns(), strict=True)]
-    selection = select.decide(rows["label"], rules, quota)
+    return select.decide(labels, rules, quota)
+
+
+def write_down(store: Store, rows: dict[str, np.ndarray], selection: select.Selection) -> None:
+    """selection.parquet: keep and reason for every row, refused ones included."""
     reasons = pa.DictionaryArray.from_arrays(pa.array(selection.reason), pa.array(selection.reasons))
-    decisions = {
-        "label": pa.array(rows["label"]),
-        "ordinal": pa.array(rows["ordinal"]),
-        "keep": pa.array(selection.keep),
-        "reason": reasons,
-    }
+    decisions = {name: pa.array(rows[name]) for name in ("label", "ordinal")} | {"keep": pa.array(selection.keep), "reason": reasons}
     write_table(store.folder / "selection.parquet", pa.table(decisions))
-    return selection
 
 
-def _rule(f: Filter, name: str, store: Store, shards: list[str]) -> select.Rule:
+def _rule(f: Filter, name: str, store: Store, shards: Shards) -> select.Rule:
     low, high = f.bounds()
     if f.whole:
         return _whole_rule(f, name, high, store, shards)
@@ -57,7 +54,7 @@ def _rule(f: Filter, name: str, store: Store, shards: list[str]) -> select.Rule:
     return select.Rule(name, score, low, high, f.top() if f.keep_top is not None else None, f.per == "class")
 
 
-def _whole_rule(f: Filter, name: str, high: float, store: Store, shards: list[str]) -> select.Rule:
+def _whole_rule(f: Filter, name: str, high: float, store: Store, shards: Shards) -> select.Rule:
     """A rule that compares rows with each other, over neighbours that are found once for each set of shards."""
 
     def embeddings() -> np.ndarray:
@@ -71,30 +68,29 @@ def _whole_rule(f: Filter, name: str, high: float, store: Store, shards: list[st
     return select.Rule(name, high=high, neighbours=(found["index"], found["similarity"]), embeddings=embeddings)
 
 
-def export(recipe: Recipe, store: Store, selection: select.Selection) -> Path:
+def export(recipe: Recipe, store: Store, shards: Shards, labels: np.ndarray, selection: select.Selection) -> Path:
     """Write the kept rows as a dataset folder, whole or absent, with its card."""
     run = store.run()
-    shards, rows = store.read_rows()
     scored = {name: "float32" for f, name in zip(recipe.filters, recipe.columns(), strict=True) if not f.whole}
     class_names = run["identity"]["source"]["class_names"]
-    carried = {column for shard in shards for column in store.columns(shard)}
+    carried = {column for shard in shards.names for column in store.columns(shard)}
     annotations = {name: kind for name, kind in ANNOTATIONS.items() if name in carried}
     info = DatasetInfo(recipe.name, class_names, {**PROVENANCE, **annotations, **scored}, int(selection.keep.sum()))
 
     def fill(folder: Path) -> None:
         recipe.export.write(_kept_rows(recipe, store, shards, selection), info, folder)
-        (folder / "README.md").write_text(publish.card(recipe, run, rows["label"], selection, folder), encoding="utf-8")
+        (folder / "README.md").write_text(publish.card(recipe, run, labels, selection, folder), encoding="utf-8")
 
     return store.replace_folder("dataset", fill)
 
 
-def _kept_rows(recipe: Recipe, store: Store, shards: list[str], selection: select.Selection) -> Iterator[dict[str, Any]]:
+def _kept_rows(recipe: Recipe, store: Store, shards: Shards, selection: select.Selection) -> Iterator[dict[str, Any]]:
     """The kept rows in plan order, pixels decoded, one shard in memory at a time."""
     named = [(f, name) for f, name in zip(recipe.filters, recipe.columns(), strict=True) if not f.whole]
     scores = {name: store.read_scores(shards, f.identity())["score"] for f, name in named}
     generator = publish.public_name(str(getattr(recipe.generator, "model", recipe.generator.kind)))
     at = 0
-    for shard in shards:
+    for shard in shards.names:
         rows = store.mark(shard)["rows"]
         keep = np.flatnonzero(selection.keep[at : at + rows])
         if len(keep):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from factory import assemble, report, runtime, select
+from factory import assemble, report, runtime
 from factory import plan as planning
 from factory.contracts import Table
 from factory.errors import UserError
 from factory.plan import Plan, Requests, Shard
 from factory.recipe import Recipe
-from factory.store import Store
+from factory.store import Shards, Store
 from factory.worker import Maker
 
-POLL_SECONDS = 0.5
+LEAST_PAUSE, MOST_PAUSE = 0.25, 5.0  # seconds between looks at shards that other workers hold
 
 
 @dataclass(frozen=True)
@@ -39,26 +40,31 @@ def run(recipe: Recipe, plan: Plan, table: Table, out: Path, device: str = "auto
     """
     me = runtime.worker()
     runtime.fix_numerics(recipe.threads)
-    store = Store(out)
     if me.is_first and not join:
-        with store.owned():
-            return _run(recipe, plan, table, store, me, device)
-    return _run(recipe, plan, table, store, me, device)
+        with Store(out).owned():
+            return _run(recipe, plan, table, out, me, device, owner=True)
+    return _run(recipe, plan, table, out, me, device, owner=False)
 
 
-def _run(recipe: Recipe, plan: Plan, table: Table, store: Store, me: runtime.Worker, device: str) -> dict[str, Any] | None:
-    Store.open(store.folder, plan.id, plan.identity, recipe.settings())
-    progress = report.Progress(recipe, store, table, show=me.is_first)
+def _run(recipe: Recipe, plan: Plan, table: Table, out: Path, me: runtime.Worker, device: str, owner: bool) -> dict[str, Any] | None:
+    """One worker's part: make shards; the owner of the launch also selects, exports and reports."""
+    store = Store.open(out, plan.id, plan.identity, recipe.settings(), owner)
+    progress = report.Progress(recipe, store, table, show=owner)
     maker = Maker(recipe, plan, table, store, runtime.device(me, device), progress)
     try:
         with runtime.interruptible(), contextlib.closing(maker), progress:
             rounds = _rounds(recipe, plan, store, maker, progress, me)
     except KeyboardInterrupt:
         raise UserError(f"interrupted; {len(store.made())} shards are done and kept: run the same command again to go on") from None
-    if not me.is_first:
+    if not owner:
         return None
-    selection = _decide(recipe, plan, store, rounds)
-    assemble.export(recipe, store, selection)
+    shards, rows = _stored(store, rounds)
+    selection = assemble.decide(recipe, store, shards, rows["label"], _quota(plan))
+    for f in recipe.filters:
+        store.join_scores(shards, f.identity())
+    store.write_rows(shards, rows)
+    assemble.write_down(store, rows, selection)
+    assemble.export(recipe, store, shards, rows["label"], selection)
     return report.write(recipe, plan, table, store, selection, progress)
 
 
@@ -67,34 +73,51 @@ def _rounds(recipe: Recipe, plan: Plan, store: Store, maker: Maker, progress: re
     rounds: list[Round] = []
     asked = np.zeros(len(plan.classes), np.int64)
     count = plan.wanted
-    recorded = store.rounds()
+    recorded = len(store.rounds())
     while count.any():
         number = len(rounds)
-        if number < len(recorded):
-            asked, count = np.array(recorded[number]["start"]), np.array(recorded[number]["count"])
-        else:
-            store.record_round(number, asked, count)
+        asked, count = store.record_round(number, asked, count)
         requests = plan.requests(asked, count)
         rounds.append(Round(asked, count, requests, plan.shards(number, len(requests))))
         progress.begin(number, rounds[-1].shards)
         _make_all(recipe, store, maker, rounds[-1], progress, me)
         asked = asked + count
-        if number + 1 < len(recorded):
+        if number + 1 < recorded:
             continue
         count = np.maximum(plan.wanted - asked, 0)  # the amount was raised since these rounds were recorded
         if number + 1 < recipe.amount.rounds:
-            kept = _kept_per_class(plan, rounds, _decide(recipe, plan, store, rounds))
-            count = np.maximum(count, planning.shortage(plan.wanted, kept, asked))
+            rules = [recipe.settings()[key] for key in ("amount", "filters")]
+            count = store.next_round(number + 1, rules, functools.partial(_shortage, recipe, plan, store, list(rounds), asked))
     return rounds
+
+
+def _shortage(recipe: Recipe, plan: Plan, store: Store, rounds: list[Round], asked: np.ndarray) -> np.ndarray:
+    """What the next round asks for, int64 [classes], from the scores of all rounds so far."""
+    shards, rows = _stored(store, rounds)
+    keep = assemble.decide(recipe, store, shards, rows["label"], _quota(plan)).keep
+    kept = np.array([int((keep & (rows["label"] == c)).sum()) for c in plan.classes], np.int64)
+    return np.maximum(plan.wanted - asked, planning.shortage(plan.wanted, kept, asked))
+
+
+def _stored(store: Store, rounds: list[Round]) -> tuple[Shards, dict[str, np.ndarray]]:
+    """The complete rounds' shards, and label and ordinal of every row in them."""
+    requests = [item.requests for item in rounds]
+    rows = {"label": np.concatenate([r.label for r in requests]), "ordinal": np.concatenate([r.ordinal for r in requests])}
+    return store.shards([shard.name for item in rounds for shard in item.shards]), rows
+
+
+def _quota(plan: Plan) -> dict[int, int]:
+    return dict(zip(plan.classes.tolist(), plan.wanted.tolist(), strict=True))
 
 
 def _make_all(recipe: Recipe, store: Store, maker: Maker, this: Round, progress: report.Progress, me: runtime.Worker) -> None:
     """Claim and make shards until all are done, by this worker or another; a dead worker's claims free themselves."""
 
     def done(shard: Shard) -> bool:
-        return store.is_made(shard.name) and all(store.has_scores(shard.name, f.identity()) for f in recipe.filters)
+        return store.is_made(shard.name, len(shard)) and all(store.has_scores(shard.name, f.identity()) for f in recipe.filters)
 
     todo = [shard for shard in this.shards if not done(shard)]
+    pause = LEAST_PAUSE
     while todo:
         # Workers start apart, so that they rarely ask for the same lock.
         first = me.rank * len(todo) // me.world
@@ -117,23 +140,6 @@ def _make_all(recipe: Recipe, store: Store, maker: Maker, this: Round, progress:
         todo = [shard for shard in todo if not done(shard)]
         if todo and not busy:
             progress.refresh()
-            time.sleep(POLL_SECONDS)
-
-
-def _decide(recipe: Recipe, plan: Plan, store: Store, rounds: list[Round]) -> select.Selection:
-    """Write down which rows the complete rounds hold, and decide them."""
-    requests = [item.requests for item in rounds]
-    store.write_rows(
-        [shard.name for item in rounds for shard in item.shards],
-        {
-            "label": np.concatenate([r.label for r in requests] or [np.zeros(0, np.int32)]),
-            "ordinal": np.concatenate([r.ordinal for r in requests] or [np.zeros(0, np.int32)]),
-        },
-    )
-    return assemble.decide(recipe, store, dict(zip(plan.classes.tolist(), plan.wanted.tolist(), strict=True)))
-
-
-def _kept_per_class(plan: Plan, rounds: list[Round], selection: select.Selection) -> np.ndarray:
-    """int64 [classes], in the order of plan.classes."""
-    labels = np.concatenate([item.requests.label for item in rounds])
-    return np.array([int(((labels == c) & selection.keep).sum()) for c in plan.classes], np.int64)
+            time.sleep(pause := min(2 * pause, MOST_PAUSE))
+        else:
+            pause = LEAST_PAUSE

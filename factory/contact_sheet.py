@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
 from factory import images
 from factory.contracts import Table
 from factory.errors import Undecodable
-from factory.select import Selection
 from factory.store import Store, write_atomically
 
 CLASSES, GROUPS = 12, 5  # rows and parent-child groups per row at most
@@ -22,35 +19,38 @@ PAPER, INK, QUIET, REAL = (250, 250, 248), (30, 30, 30), (120, 120, 120), (214, 
 Group = tuple[list[np.ndarray], np.ndarray]
 
 
-def of_run(store: Store, table: Table, shards: list[str], selection: Selection | None) -> Path | None:
-    """The first children of each class (only kept ones when there is a selection), with their parents. None when there are none."""
-    groups: dict[int, list[Group]] = defaultdict(list)
-    wanted = min(len(table.class_names) or 1, CLASSES)
-    at = 0
-    for shard in shards:
-        rows = store.read_shard(shard, ["image", "label", "parent_rows"])
-        keep = selection.keep[at : at + rows.num_rows] if selection is not None else np.ones(rows.num_rows, bool)
-        at += rows.num_rows
-        _collect(groups, rows, keep, table)
-        if sum(len(own) >= GROUPS for own in groups.values()) >= wanted:
-            break
-    if not groups:
+def of_run(store: Store, table: Table, shards: list[str], labels: np.ndarray | None = None, keep: np.ndarray | None = None) -> Path | None:
+    """The first children of the first classes, with their parents. None when there are none.
+
+    labels, keep: int32 [N] and bool [N] over all rows of the shards, to show kept ones only; without them every row counts, and the
+    shards should be few.
+    """
+    sizes = [store.mark(shard)["rows"] for shard in shards]
+    if labels is None:
+        labels = np.concatenate([store.read_shard(shard, ["label"])["label"].to_numpy() for shard in shards] or [np.zeros(0, np.int32)])
+    shown = np.flatnonzero(keep) if keep is not None else np.arange(len(labels))
+    chosen = {int(label): shown[labels[shown] == label][:GROUPS] for label in np.unique(labels[shown])[:CLASSES]}
+    if not chosen:
         return None
-    names = {label: table.class_names[label] if label >= 0 else "" for label in sorted(groups)[:CLASSES]}
+    children = _children(store, table, shards, sizes, np.sort(np.concatenate(list(chosen.values()))))
+    groups = {table.class_names[label] if label >= 0 else "": [children[int(row)] for row in rows] for label, rows in chosen.items()}
     path = store.folder / "contact_sheet.png"
-    picture = draw({names[label]: groups[label] for label in names}, store.folder.name)
+    picture = draw(groups, store.folder.name)
     write_atomically(path, lambda p: picture.save(p, "PNG"))
     return path
 
 
-def _collect(groups: dict[int, list[Group]], rows: pa.Table, keep: np.ndarray, table: Table) -> None:
-    labels = rows["label"].to_numpy()
-    for i in np.flatnonzero(keep):
-        own = groups[int(labels[i])]
-        if len(own) >= GROUPS:
-            continue
-        parents = [_real(table, index) for index in rows["parent_rows"][int(i)].as_py()]
-        own.append(([p for p in parents if p is not None], images.decode(rows["image"][int(i)].as_py())))
+def _children(store: Store, table: Table, shards: list[str], sizes: list[int], rows: np.ndarray) -> dict[int, Group]:
+    """The given rows as (parents, child), reading only the shards that hold them."""
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    found: dict[int, Group] = {}
+    for i in np.unique(np.searchsorted(starts, rows, side="right") - 1):
+        own = rows[(rows >= starts[i]) & (rows < starts[i + 1])]
+        stored = store.read_shard(shards[i], ["image", "parent_rows"]).take(own - starts[i])
+        for row, record in zip(own, stored.to_pylist(), strict=True):
+            parents = [_real(table, index) for index in record["parent_rows"]]
+            found[int(row)] = ([p for p in parents if p is not None], images.decode(record["image"]))
+    return found
 
 
 def _real(table: Table, index: int) -> np.ndarray | None:

@@ -175,6 +175,8 @@ class Filter(Kind, ABC):
         if self.between is not None and (self.min is not None or self.max is not None):
             raise ValueError("between excludes min and max; use one of them")
         low, high = self.bounds()
+        if np.isnan(low) or np.isnan(high):
+            raise ValueError("a bound is a number, not nan")
         if low > high:
             raise ValueError(f"nothing can be between {low:g} and {high:g}; swap the bounds")
         if self.keep_top is not None:
@@ -194,7 +196,7 @@ class Filter(Kind, ABC):
             value, share = (float(text[:-1]) / 100, True) if text.endswith("%") else (float(int(text)), False)
         except ValueError:
             raise ValueError(f"keep_top is a share such as '80%' or a whole number of images, not {text!r}") from None
-        if value <= 0 or (share and value > 1):
+        if not value > 0 or (share and value > 1):  # not above 0 includes nan
             raise ValueError(f"keep_top must be above 0 and at most 100%, not {text!r}")
         return value, share
 

@@ -28,7 +28,7 @@ def decode(data: bytes) -> np.ndarray:
                 raise Undecodable(f"{picture.width}×{picture.height} is more than {MAX_PIXELS:,} pixels")
             picture.load()
             return to_array(ImageOps.exif_transpose(picture))
-    except Undecodable:
+    except (Undecodable, MemoryError):  # too little memory is a fact about this machine, not about the image
         raise
     except Exception as error:  # Pillow raises nearly everything on hostile data; each is the same fact to us
         raise Undecodable(f"{type(error).__name__}: {error}") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,32 @@ from factory.plan import UNLABELLED, Plan
 from factory.recipe import Recipe
 from factory.records import Example, Inputs, Request
 
-PARENTS_IN_MEMORY = 256
+PARENT_BYTES = 512 << 20
+
+
+class ParentCache:
+    """Decoded parents, least recently used first out, bounded by bytes. Thread-safe."""
+
+    def __init__(self, table: Table, limit: int = PARENT_BYTES):
+        self.table, self.limit = table, limit
+        self._held: OrderedDict[int, Example] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def read(self, index: int) -> Example:
+        """One real image. Raises Undecodable."""
+        with self._lock:
+            if index in self._held:
+                self._held.move_to_end(index)
+                return self._held[index]
+        example = self.table.read(index)
+        with self._lock:
+            if index not in self._held:
+                self._held[index] = example
+                self._size += example.image.nbytes
+            while self._size > self.limit:
+                self._size -= self._held.popitem(last=False)[1].image.nbytes
+        return example
 
 
 @dataclass
@@ -35,7 +61,7 @@ class Preparer:
     def __init__(self, recipe: Recipe, plan: Plan, table: Table):
         self.recipe, self.plan, self.table = recipe, plan, table
         self.quarantined: dict[int, str] = {}
-        self.read = functools.lru_cache(maxsize=PARENTS_IN_MEMORY)(table.read)
+        self.read = ParentCache(table).read
         self._place = {int(row): (i, at) for i, pool in enumerate(plan.pools) for at, row in enumerate(pool)} if plan.parent_count else {}
 
     def prepare(self, requests: list[Request]) -> Batch:

@@ -97,8 +97,7 @@ def first_images(recipe: Recipe, plan: Plan, table: Table, n: int, device: str, 
     chosen = runtime.device(me, device)
     generator = recipe.generator.open(chosen)
     generator.check(recipe.condition.required(), plan.class_names)
-    per_class = -(-n // len(plan.classes))
-    rows = plan.requests(np.zeros(len(plan.classes), np.int64), np.full(len(plan.classes), per_class, np.int64))
+    rows = plan.requests(np.zeros(len(plan.classes), np.int64), np.minimum(plan.wanted, n))
     prepared = [Preparer(recipe, plan, table).prepare(batch) for batch in plan.batches(rows.slice(0, min(n, len(rows))))]
     first = First([r for b in prepared for r in b.requests], [p for b in prepared for p in b.parents], chosen)
     for _ in range(repeat):

@@ -16,8 +16,9 @@ from factory.select import Selection
 
 
 def public_name(model: str) -> str:
-    """A model's name for strangers: a Hub id as it is, a folder by its last part only."""
-    return Path(model).name if Path(model).exists() or Path(model).is_absolute() else model
+    """A model's name for strangers: a Hub id (one slash at most, and no such folder here) as it is, a folder by its last part only."""
+    is_folder = model.count("/") > 1 or model.startswith((".", "~", "/")) or "\\" in model or Path(model).exists()
+    return Path(model.replace("\\", "/")).name if is_folder else model
 
 
 def card(recipe: Recipe, run: dict[str, Any], labels: np.ndarray, selection: Selection, folder: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, create_model
 
 from factory import kinds
 from factory.contracts import Condition, Exporter, Filter, Generator, Kind, Prompts, Source
@@ -37,7 +37,9 @@ class Amount(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    per_class: int | dict[str, int] = Field(100, description="Images to keep for each class (a number, or class: number).")
+    per_class: NonNegativeInt | dict[str, NonNegativeInt] = Field(
+        100, description="Images to keep for each class (a number, or class: number)."
+    )
     fill_to: int | None = Field(None, ge=1, description="Instead of per_class: fill each class up to this many, real images counted in.")
     rounds: int = Field(3, ge=1, description="Rounds of requests at most: after filtering, a class that is short asks again.")
 

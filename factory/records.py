@@ -19,6 +19,17 @@ class Annotations:
     box_labels: np.ndarray | None = None
     mask: np.ndarray | None = None
 
+    def resized(self, old: tuple[int, int], new: tuple[int, int]) -> Annotations:
+        """The same places in an image stretched from (height, width) to another; masks by nearest neighbour."""
+        if old == new:
+            return self
+        scale = np.array([new[1] / old[1], new[0] / old[0]] * 2, np.float32)
+        boxes = None if self.boxes is None else (self.boxes * scale).astype(np.float32)
+        if self.mask is None:
+            return Annotations(boxes, self.box_labels)
+        rows, columns = ((np.arange(n) + 0.5) * o / n for o, n in zip(old, new, strict=True))
+        return Annotations(boxes, self.box_labels, self.mask[np.ix_(rows.astype(int), columns.astype(int))])
+
 
 @dataclass(frozen=True, slots=True)
 class Example:

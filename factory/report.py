@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import os
 import sys
@@ -101,7 +103,8 @@ class Progress:
         self._show(max(self._marked(self._shards), self._before + self._own))
         if time.perf_counter() - self._sheet > SHEET_SECONDS:
             self._sheet = time.perf_counter()
-            contact_sheet.of_run(self.store, self.table, [s.name for s in self._shards if self.store.is_made(s.name)][:8], None)
+            made = (shard.name for shard in self._shards if self.store.is_made(shard.name))
+            contact_sheet.of_run(self.store, self.table, list(itertools.islice(made, 2)))
 
     def seconds(self) -> float:
         """From models ready to the last shard written; 0 when nothing was made."""
@@ -131,8 +134,8 @@ def write(recipe: Recipe, plan: Plan, table: Table, store: Store, selection: Sel
     """report.json and the contact sheet of what was kept. Returns the report."""
     shards, rows = store.read_rows()
     labels = rows["label"]
-    contact_sheet.of_run(store, table, shards, selection)
-    marks = [store.mark(name) for name in shards]
+    contact_sheet.of_run(store, table, list(shards.names), labels, selection.keep)
+    marks = [store.mark(name) for name in shards.names]
     seconds = progress.seconds()
     kept = Counter(labels[selection.keep].tolist())
     asked = Counter(labels.tolist())
@@ -165,6 +168,15 @@ def write(recipe: Recipe, plan: Plan, table: Table, store: Store, selection: Sel
     }
     write_json(store.folder / "report.json", report)
     return report
+
+
+def update(store: Store, recipe: Recipe, result: dict[str, Any], quota: dict[int, int]) -> None:
+    """Bring report.json up to a later selection that was exported."""
+    report = json.loads((store.folder / "report.json").read_text(encoding="utf-8"))
+    for (name, kept), wanted in zip(result["per_class"].items(), quota.values(), strict=True):
+        report["per_class"][name] |= {"kept": kept, "wanted": wanted}
+    short = {name: row["wanted"] - row["kept"] for name, row in report["per_class"].items() if row["kept"] < row["wanted"]}
+    write_json(store.folder / "report.json", {**report, "kept": result["kept"], "refused": result["refused"], "short": short})
 
 
 def summary(report: dict[str, Any], out: Path) -> str:

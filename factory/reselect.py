@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from factory import assemble
+from factory import assemble, report
 from factory import plan as planning
 from factory import recipe as recipes
 from factory.store import Store
@@ -22,9 +23,9 @@ def run(folder: Path, recipe_file: Path | None, sets: list[str], export: bool) -
     class_names, real = identity["source"]["class_names"], np.array(identity["source"]["real"])
     classes = list(range(len(class_names))) or [planning.UNLABELLED]
     quota = dict(zip(classes, planning.wanted(recipe.amount, class_names, real).tolist(), strict=True))
-    selection = assemble.decide(recipe, store, quota)
-    _, rows = store.read_rows()
+    shards, rows = store.read_rows()
     labels = rows["label"]
+    selection = assemble.decide(recipe, store, shards, labels, quota)
     kept = Counter(labels[selection.keep].tolist())
     result = {
         "rows": len(labels),
@@ -32,8 +33,11 @@ def run(folder: Path, recipe_file: Path | None, sets: list[str], export: bool) -
         "refused": selection.refused(),
         "per_class": {name: kept[c] for c, name in zip(classes, class_names or ["(all)"], strict=True)},
     }
-    if export:
-        assemble.export(recipe, store, selection)
+    with store.owned() if export else contextlib.nullcontext():
+        assemble.write_down(store, rows, selection)
+        if export:
+            assemble.export(recipe, store, shards, labels, selection)
+            report.update(store, recipe, result, quota)
     return result
 
 

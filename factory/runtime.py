@@ -79,12 +79,23 @@ def launch(workers: int, arguments: list[str]) -> int:
     """
     place = {"WORLD_SIZE": str(workers)}
     command = [sys.executable, "-m", "factory", *arguments]
-    crew = [subprocess.Popen(command, env={**os.environ, **place, "RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(workers)]
-    while True:
-        try:
-            return max(abs(process.wait()) for process in crew)
-        except KeyboardInterrupt:  # the terminal told the workers too; they finish by themselves
-            continue
+    crew: list[subprocess.Popen[bytes]] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for process in crew:
+            process.terminate()
+
+    previous = signal.signal(signal.SIGTERM, stop)  # a pre-empted job must not leave workers behind
+    try:
+        for i in range(workers):
+            crew.append(subprocess.Popen(command, env={**os.environ, **place, "RANK": str(i), "LOCAL_RANK": str(i)}))
+        while True:
+            try:
+                return max(abs(process.wait()) for process in crew)
+            except KeyboardInterrupt:  # the terminal told the workers too; they finish by themselves
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ run.json  recipe.json          what made this folder
 rounds/00.json                 which stretch of every class's sequence a round asked for
 shards/00-00003.parquet        images and provenance        marks/00-00003.json   the shard is whole
 scores/<filter>/00-00003.parquet                            one folder per filter identity
-scores/<filter>/all.parquet    the same, joined once a round is complete, so that selecting reads one file
+scores/<filter>/all.parquet    the same, joined when the build is complete, so that selecting reads one file
 rows.parquet  selection.parquet  report.json  contact_sheet.png  dataset/
 """
 
@@ -13,13 +13,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import inspect
 import json
 import os
+import secrets
 import shutil
-import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import filelock
 import numpy as np
@@ -29,11 +32,14 @@ import pyarrow.parquet as pq
 from factory.errors import UserError
 
 FORMAT = 1
+POLL_SECONDS = 0.5
+OWNER_SECONDS = 30.0  # how long a worker waits for its launch's first worker to write the recipe
+STALE_SECONDS = 3600.0
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` on a temporary neighbour, sync it, rename it into place. Raises UserError on a full disk."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -51,6 +57,23 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def create_once(path: Path, value: Any) -> Any:
+    """Write a JSON file unless it is there; returns what it says now, whoever wrote it. Raises UserError on a full disk."""
+    if not path.exists():
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        write_json(draft, value)
+        try:
+            os.link(draft, path)  # fails where the file exists: the first writer's word stands
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            if not path.exists():
+                os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _sync_folder(folder: Path) -> None:
@@ -78,6 +101,41 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_atomically(path, lambda p: pq.write_table(table, p, compression=codec))
 
 
+@dataclass(frozen=True)
+class Shards:
+    """Whole shards in plan order. digest: of their names and content, so that nothing computed from them outlives them."""
+
+    names: tuple[str, ...]
+    digest: str
+
+
+class Lock(Protocol):
+    def release(self) -> None: ...
+
+
+class _NoLock:
+    """Stands for a lock where the file system has none."""
+
+    def release(self) -> None:
+        pass
+
+
+def _try_lock(path: Path) -> Lock | None:
+    options: dict[str, Any] = {"thread_local": False}  # a claim is released by the thread that finishes the shard
+    if "fallback_to_soft" in inspect.signature(filelock.FileLock).parameters:
+        options["fallback_to_soft"] = False  # a marker file would outlive a dead holder
+    lock = filelock.FileLock(path, **options)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        return _NoLock()
+    return lock
+
+
 class Store:
     """One run folder. Any number of processes may use it at once; none of them needs another to be alive."""
 
@@ -85,22 +143,44 @@ class Store:
         self.folder = folder
 
     @classmethod
-    def open(cls, folder: Path, plan_id: str, identity: dict[str, Any], settings: dict[str, Any]) -> Store:
-        """Open or create. Raises UserError for a folder that another plan made or that is not a run folder."""
+    def open(cls, folder: Path, plan_id: str, identity: dict[str, Any], settings: dict[str, Any], owner: bool = True) -> Store:
+        """Open or create. The owner of a launch writes the recipe down; its other workers must bring the same one.
+
+        Raises UserError for a folder that another plan made, that is not a run folder, or that is being built with other settings.
+        """
         store = cls(folder)
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; choose another --out")
-        if (folder / "run.json").exists():
-            run = store.run()
-            if run["plan"] != plan_id:
-                changes = "; ".join(_differences(run["identity"], identity)) or "the plan"
-                raise UserError(f"{folder} was made by another plan ({changes}); choose another --out, or undo the change")
-        elif folder.exists() and any(p.name != "owner.lock" for p in folder.iterdir()):
-            raise UserError(f"{folder} is not empty and holds no run; choose another --out")
+        if not (folder / "run.json").exists():
+            strange = (
+                [p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in ("owner.lock", "run.json")]
+                if folder.exists()
+                else []
+            )
+            if strange and not (folder / "run.json").exists():  # looked at again: a neighbour may have created it meanwhile
+                raise UserError(f"{folder} is not empty and holds no run; choose another --out")
+            create_once(folder / "run.json", {"format": FORMAT, "plan": plan_id, "identity": identity})
+        run = store.run()
+        if run["plan"] != plan_id:
+            changes = "; ".join(_differences(run["identity"], identity)) or "the plan"
+            raise UserError(f"{folder} was made by another plan ({changes}); choose another --out, or undo the change")
+        if owner:
+            write_json(folder / "recipe.json", settings)
         else:
-            write_json(folder / "run.json", {"format": FORMAT, "plan": plan_id, "identity": identity})
-        write_json(folder / "recipe.json", settings)
+            store._await_recipe(settings)
         return store
+
+    def _await_recipe(self, settings: dict[str, Any]) -> None:
+        """Wait until the launch's owner has written this very recipe. Raises UserError when it keeps being another."""
+        end = time.monotonic() + OWNER_SECONDS
+        while True:
+            found: Any = None
+            with contextlib.suppress(FileNotFoundError):
+                found = json.loads((self.folder / "recipe.json").read_text(encoding="utf-8"))
+            if found == json.loads(json.dumps(settings)):
+                return
+            if time.monotonic() > end:
+                changes = "; ".join(_differences(found or {}, settings))
+                raise UserError(f"{self.folder} is being built with other settings ({changes}); join it with the same recipe")
+            time.sleep(0.2)
 
     @classmethod
     def existing(cls, folder: Path) -> Store:
@@ -121,43 +201,62 @@ class Store:
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
         """Hold the folder for one launch. Raises UserError when another launch holds it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.folder / "owner.lock")
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise UserError(
-                f"{self.folder} is in use by another run; wait for it, choose another --out, or add a worker to it with --join"
-            ) from None
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{self.folder} is not a folder; choose another --out") from None
+        lock = _try_lock(self.folder / "owner.lock")
+        if lock is None:
+            raise UserError(f"{self.folder} is in use by another run; wait for it, choose another --out, or add a worker to it with --join")
         try:
+            self._sweep()
             yield
         finally:
             lock.release()
 
-    def claim(self, shard: str) -> filelock.BaseFileLock | None:
-        """A lock on one shard, or None when a living process holds it; the kernel frees a dead process's lock.
+    def _sweep(self) -> None:
+        """Remove what killed processes left behind, old enough to be nobody's."""
+        for path in self.folder.rglob(".*.tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
+
+    def claim(self, name: str) -> Lock | None:
+        """A lock on one shard or decision, or None when a living process holds it; the kernel frees a dead process's lock.
 
         Where a file system has no locks two workers may make the same shard, to the same bytes: wasteful, never wrong.
         """
-        path = self.folder / "locks" / f"{shard}.lock"
+        path = self.folder / "locks" / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path, thread_local=False)  # released by the thread that finishes the shard
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            return None
-        return lock
+        return _try_lock(path)
 
     # ---- rounds
 
     def rounds(self) -> list[dict[str, list[int]]]:
         """The recorded rounds, in order: {start, count}, one number per asked class."""
-        paths = sorted((self.folder / "rounds").glob("*.json"))
+        paths = sorted((self.folder / "rounds").glob("[0-9]*.json"), key=lambda path: int(path.stem))
         return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
-    def record_round(self, number: int, start: np.ndarray, count: np.ndarray) -> None:
-        """Write a round's stretch; every worker computes the same one."""
-        write_json(self.folder / "rounds" / f"{number:02d}.json", {"start": start.tolist(), "count": count.tolist()})
+    def record_round(self, number: int, start: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A round's (start, count), int64 [classes]: these, unless another worker recorded the round first."""
+        value = create_once(self.folder / "rounds" / f"{number:02d}.json", {"start": start.tolist(), "count": count.tolist()})
+        return np.array(value["start"], np.int64), np.array(value["count"], np.int64)
+
+    def next_round(self, number: int, rules: Any, decide: Callable[[], np.ndarray]) -> np.ndarray:
+        """What round `number` asks for under these rules, int64 [classes]: decided by one worker, read by all others."""
+        digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
+        path = self.folder / "rounds" / f"next-{number:02d}-{digest}.json"
+        while not path.exists():
+            claim = self.claim(path.stem)
+            if claim is None:
+                time.sleep(POLL_SECONDS)
+                continue
+            try:
+                if not path.exists():
+                    create_once(path, decide().tolist())
+            finally:
+                claim.release()
+        return np.array(json.loads(path.read_text(encoding="utf-8")), np.int64)
 
     # ---- shards
 
@@ -165,17 +264,16 @@ class Store:
         """Names of the shards that are whole: marked, and of the marked size."""
         folder = self.folder / "marks"
         names = {entry.name[:-5] for entry in os.scandir(folder) if entry.name.endswith(".json")} if folder.is_dir() else set()
-        return {name for name in names if self._is_whole(name)}
+        return {name for name in names if self.is_made(name)}
 
-    def _is_whole(self, shard: str) -> bool:
+    def is_made(self, shard: str, rows: int | None = None) -> bool:
+        """Whether one shard is whole, and of that many rows."""
         try:
-            return (self.folder / "shards" / f"{shard}.parquet").stat().st_size == self.mark(shard)["bytes"]
-        except (FileNotFoundError, json.JSONDecodeError, KeyError):
-            return False  # made again: the mark promised a file that is gone or cut
-
-    def is_made(self, shard: str) -> bool:
-        """Whether one shard is whole."""
-        return (self.folder / "marks" / f"{shard}.json").exists() and self._is_whole(shard)
+            mark = self.mark(shard)
+            size = (self.folder / "shards" / f"{shard}.parquet").stat().st_size
+        except (FileNotFoundError, json.JSONDecodeError):
+            return False  # never made, or the mark promised a file that is gone
+        return size == mark["bytes"] and rows in (None, mark["rows"])
 
     def mark(self, shard: str) -> dict[str, Any]:
         """A shard's done-mark: rows, bytes, sha256, seconds, quarantined parents."""
@@ -209,39 +307,60 @@ class Store:
         """One filter's columns [N] or [N, D] for one shard."""
         write_table(self.folder / "scores" / identity / f"{shard}.parquet", _to_table(columns))
 
-    def read_scores(self, shards: Sequence[str], identity: str) -> dict[str, np.ndarray]:
+    def read_scores(self, shards: Shards, identity: str) -> dict[str, np.ndarray]:
         """One filter's columns over shards in order, from the joined file when it covers just these."""
-        folder = self.folder / "scores" / identity
-        joined = folder / "all.parquet"
-        digest = _digest(shards)
-        if joined.exists():
-            table = pq.read_table(joined)
-            if (table.schema.metadata or {}).get(b"shards", b"").decode() == digest:
-                return _to_columns(table)
-        missing = [shard for shard in shards if not self.has_scores(shard, identity)]
+        joined = self._joined(shards, identity)
+        if joined is not None:
+            return _to_columns(joined)
+        return _to_columns(self._concatenated(shards, identity))
+
+    def join_scores(self, shards: Shards, identity: str) -> None:
+        """Write one filter's scores as one file."""
+        if self._joined(shards, identity) is None:
+            table = self._concatenated(shards, identity).replace_schema_metadata({"shards": shards.digest})
+            write_table(self.folder / "scores" / identity / "all.parquet", table)
+
+    def _joined(self, shards: Shards, identity: str) -> pa.Table | None:
+        path = self.folder / "scores" / identity / "all.parquet"
+        if not path.exists() or (pq.read_schema(path).metadata or {}).get(b"shards", b"").decode() != shards.digest:
+            return None
+        return pq.read_table(path)
+
+    def _concatenated(self, shards: Shards, identity: str) -> pa.Table:
+        missing = sum(not self.has_scores(shard, identity) for shard in shards.names)
         if missing:
             raise UserError(
-                f"{self.folder}: {len(missing)} of {len(shards)} shards have no scores for a filter of this recipe; run `factory build` to score them"
+                f"{self.folder}: {missing} of {len(shards.names)} shards have no scores for a filter of this recipe; run `factory build` to score them"
             )
-        table = pa.concat_tables([pq.read_table(folder / f"{shard}.parquet") for shard in shards])
-        write_table(joined, table.replace_schema_metadata({"shards": digest}))
-        return _to_columns(table)
+        folder = self.folder / "scores" / identity
+        return pa.concat_tables([pq.read_table(folder / f"{shard}.parquet") for shard in shards.names])
 
-    def write_rows(self, shards: Sequence[str], columns: dict[str, np.ndarray]) -> None:
-        """What selecting needs of every row: label, ordinal, and which shard holds it."""
-        table = _to_table(columns).replace_schema_metadata({"shards": json.dumps(list(shards))})
+    def drop_scores(self, shard: str) -> None:
+        """Forget all scores of a shard that is about to be made again."""
+        for path in (self.folder / "scores").glob(f"*/{shard}.parquet"):
+            path.unlink(missing_ok=True)
+
+    def shards(self, names: Sequence[str]) -> Shards:
+        """These whole shards, with a digest of their content."""
+        content = "\n".join(f"{name} {self.mark(name)['sha256']}" for name in names)
+        return Shards(tuple(names), hashlib.sha256(content.encode()).hexdigest()[:16])
+
+    def write_rows(self, shards: Shards, columns: dict[str, np.ndarray]) -> None:
+        """What selecting needs of every row: label, ordinal, and which shards hold them."""
+        table = _to_table(columns).replace_schema_metadata({"shards": json.dumps(shards.names), "digest": shards.digest})
         write_table(self.folder / "rows.parquet", table)
 
-    def read_rows(self) -> tuple[list[str], dict[str, np.ndarray]]:
-        """(shard names, columns). Raises UserError before the first round is complete."""
+    def read_rows(self) -> tuple[Shards, dict[str, np.ndarray]]:
+        """(shards, columns). Raises UserError before the build is complete."""
         if not (self.folder / "rows.parquet").exists():
             raise UserError(f"{self.folder}: the run is not finished; run `factory build` with the same --out to finish it")
         table = pq.read_table(self.folder / "rows.parquet")
-        return json.loads(table.schema.metadata[b"shards"]), _to_columns(table)
+        metadata = table.schema.metadata
+        return Shards(tuple(json.loads(metadata[b"shards"])), metadata[b"digest"].decode()), _to_columns(table)
 
-    def cached(self, name: str, shards: Sequence[str], compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def cached(self, name: str, shards: Shards, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Columns over the whole run that are worth keeping (neighbours), computed once for each set of shards."""
-        path = self.folder / "scores" / f"{name}-{_digest(shards)}.parquet"
+        path = self.folder / "scores" / f"{name}-{shards.digest}.parquet"
         if path.exists():
             return _to_columns(pq.read_table(path))
         columns = compute()
@@ -249,13 +368,16 @@ class Store:
         return columns
 
     def replace_folder(self, name: str, fill: Callable[[Path], None]) -> Path:
-        """Build `name` beside the old one and swap: readers see the old or the new, never half."""
+        """Build `name` beside the old one and swap: readers see the old or the new, never half. Raises UserError on a full disk."""
         final, fresh, old = self.folder / name, self.folder / f".{name}.new", self.folder / f".{name}.old"
+        if old.exists() and not final.exists():  # killed between the two renames below
+            old.rename(final)
         for stale in (fresh, old):
             shutil.rmtree(stale, ignore_errors=True)
         fresh.mkdir(parents=True)
         try:
             fill(fresh)
+            _sync_tree(fresh)
         except OSError as error:
             shutil.rmtree(fresh, ignore_errors=True)
             if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
@@ -264,12 +386,18 @@ class Store:
         if final.exists():
             final.rename(old)
         fresh.rename(final)
+        _sync_folder(self.folder)
         shutil.rmtree(old, ignore_errors=True)
         return final
 
 
-def _digest(shards: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(shards).encode()).hexdigest()[:16]
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _sync_folder(path)
+        else:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
 
 
 def _to_table(columns: dict[str, np.ndarray]) -> pa.Table:

@@ -125,8 +125,12 @@ class Maker:
             prompts=[request.prompt for request in batch.requests],
             parents=batch.parents,
         )
-        for request, own, given in zip(batch.requests, batch.parents, batch.inputs, strict=True):
-            made.rows.append(_Row(request, [(p.index, p.key) for p in own], replace(given, images=(), combine=None)))
+        for request, own, given, image in zip(batch.requests, batch.parents, batch.inputs, made_images, strict=True):
+            notes = given.annotations
+            if notes is not None and given.images:  # the pipeline stretched the condition image to its own size
+                notes = notes.resized(given.images[0].shape[:2], image.shape[:2])
+            kept = replace(given, images=(), combine=None, annotations=notes)
+            made.rows.append(_Row(request, [(p.index, p.key) for p in own], kept))
         self._score(samples, made.scores, self.recipe.filters)
 
     def _score(self, samples: Samples, into: dict[str, list[dict[str, np.ndarray]]], filters: Iterable[Filter]) -> None:
@@ -139,6 +143,7 @@ class Maker:
 
     def _write(self, shard: Shard, made: _Made, release: Callable[[], None]) -> None:
         try:
+            self.store.drop_scores(shard.name)
             self._write_scores(shard.name, made.scores)
             used = {index for row in made.rows for index, _ in row.parents}
             planned = {index for row in made.rows for index in row.request.parents}

@@ -35,7 +35,12 @@ def stored_bytes(cell: Any) -> bytes:
             with xopen(path, "rb") as file:
                 return file.read()
         return Path(path).read_bytes()
-    except OSError as error:
+    except (
+        FileNotFoundError,
+        IsADirectoryError,
+        NotADirectoryError,
+        PermissionError,
+    ) as error:  # any other failure may pass, and must not change a dataset
         raise Undecodable(f"cannot read the file: {error}") from error
 
 
@@ -62,8 +67,8 @@ def file_path(cell: Any) -> str | None:
 
 def sizes(paths: Sequence[str]) -> list[str]:
     """'relative name, size' of each file, relative to the folder that holds them all; a missing file has size -1."""
-    base = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return [f"{Path(os.path.relpath(path, base)).as_posix()}\x1f{_size(path)}" for path in paths]
+    base = os.path.commonpath([os.path.dirname(path) for path in paths if path])
+    return [f"{Path(os.path.relpath(path, base)).as_posix()}\x1f{_size(path)}" if path else "missing" for path in paths]
 
 
 def _size(path: str) -> int:
@@ -74,9 +79,9 @@ def _size(path: str) -> int:
 
 
 def mask(cell: Any, shape: tuple[int, int]) -> np.ndarray:
-    """A mask cell (image bytes, or nested lists) -> int32 [H, W]. Values are kept: palette indices, 8, 16 or 32-bit ids.
+    """A mask cell (image bytes, or nested lists) -> int32 [H, W]. Values are kept: palette indices, 8 or 16-bit ids.
 
-    Raises Undecodable when it is coloured or not as large as its image.
+    Raises Undecodable when it is coloured, not as large as its image, or has ids that a 16-bit PNG cannot hold.
     """
     values = np.asarray(cell) if isinstance(cell, list) else _picture(stored_bytes(cell))
     if values.ndim == 3:
@@ -85,6 +90,8 @@ def mask(cell: Any, shape: tuple[int, int]) -> np.ndarray:
         values = values[..., 0]
     if values.shape != shape:
         raise Undecodable(f"the mask is {values.shape}, its image {shape}")
+    if values.size and not 0 <= values.min() <= values.max() <= 65_535:
+        raise Undecodable(f"mask ids lie in 0 to 65535, not {values.min()} to {values.max()}; renumber them")
     return values.astype(np.int32)
 
 

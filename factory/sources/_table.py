@@ -101,7 +101,8 @@ class TableSource(Source):
 class DatasetTable:
     """A `Table` over a `datasets.Dataset` in Arrow format; rows are read and decoded one at a time, from any thread.
 
-    fingerprint: sha256 over the class names and, for every chosen row in order, its content hash, label and caption. Beyond 50,000
+    fingerprint: sha256 over the class names and, for every chosen row in order, its content hash, label and caption, and its masks,
+    boxes and soft labels where they are named. Beyond 50,000
     chosen rows that are files on disk, a file's name relative to their common folder and its size stand for its content.
     """
 
@@ -147,7 +148,21 @@ class DatasetTable:
         captions = self.captions or [""] * len(self)
         for content, label, caption in zip(self._contents(), self.labels, captions, strict=True):
             total.update(f"{content}\x1e{label}\x1e{caption}\x1d".encode())
+        for key in ("soft_label", "mask", "boxes", "box_labels"):
+            self._update_with_targets(total, key)
         return total.hexdigest()
+
+    def _update_with_targets(self, total: Any, key: str) -> None:
+        """What children inherit is part of the source: its cells, and how boxes are written."""
+        name = getattr(self._source, key)
+        if name is None:
+            return
+        total.update(f"{key}\x1e{self._source.box_format if key == 'boxes' else ''}\x1d".encode())
+        top = _columns.root(self._rows.features, name)
+        for batch in _batches(self._rows.select_columns([top]), self._index, top):
+            cells = [_columns.value_at({top: value}, name) for value in batch]
+            for digest in _content.digests(cells) if key == "mask" else map(repr, cells):
+                total.update(f"{digest}\x1d".encode())
 
     def _contents(self) -> Iterator[str]:
         """A digest per chosen row, in order."""

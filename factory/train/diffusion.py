@@ -7,6 +7,7 @@ model serves text, variations, mixes and guidance (Ho and Salimans 2022).
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from factory import seeds
 from factory.models.clip import ClipEncoder
@@ -36,7 +37,7 @@ def train(recipe: Diffusion) -> None:
     torch.manual_seed(recipe.seed)
     size = pictures.pixels.shape[1]
     model = PatchTransformer(1, size, recipe.patch, recipe.width, recipe.depth, recipe.heads, clip.embed_dim)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+    average = AveragedModel(model, avg_fn=moving_average(recipe.ema))
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
     pixels = torch.from_numpy(pictures.pixels)
     log.info("%d images, %d captions, %.2f M parameters", len(pictures), len(text_embeds), sum(p.numel() for p in model.parameters()) / 1e6)
@@ -70,6 +71,15 @@ def train(recipe: Diffusion) -> None:
     averaged: Any = average.module
     EmbeddingDiffusionPipeline(averaged.eval().half(), FlowMatchEulerDiscreteScheduler(), clip).save_pretrained(recipe.out)
     loop.finish(recipe)
+
+
+def moving_average(decay: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | int], torch.Tensor]:
+    """An exponential moving average that forgets its first steps sooner: after n of them it decays by at most (1+n)/(10+n)."""
+
+    def update(mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+        return mean.lerp(value, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return update
 
 
 def kept(recipe: Diffusion, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
