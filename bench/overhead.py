@@ -49,7 +49,7 @@ class Bench:
         runtime.fix_numerics(self.recipe.threads)
         zero = np.zeros(len(self.plan.classes), np.int64)
         self.requests = self.plan.requests(zero, self.plan.wanted)
-        self.round = Round(zero, self.plan.wanted, self.requests, self.plan.shards(0, len(self.requests)))
+        self.round = Round(self.requests, self.plan.shards(0, len(self.requests)))
         self.generator: Any = self.recipe.generator.open("cpu")
         batches = [b for s in self.round.shards for b in self.plan.batches(self.requests.slice(s.start, s.stop))]
         self.prepared = [Preparer(self.recipe, self.plan, self.table).prepare(batch) for batch in batches]

@@ -35,7 +35,7 @@ def decide(recipe: Recipe, store: Store, shards: Shards, labels: np.ndarray, quo
 
     labels: int32 [N], of all rows in order.  quota: class index -> rows to keep at most.
     """
-    rules = [_rule(f, name, store, shards) for f, name in zip(recipe.filters, recipe.columns(), strict=True)]
+    rules = [_rule(f, name, store, shards) for name, f in recipe.named_filters()]
     return select.decide(labels, rules, quota)
 
 
@@ -71,7 +71,7 @@ def _whole_rule(f: Filter, name: str, high: float, store: Store, shards: Shards)
 def export(recipe: Recipe, store: Store, shards: Shards, labels: np.ndarray, selection: select.Selection) -> Path:
     """Write the kept rows as a dataset folder, whole or absent, with its card."""
     run = store.run()
-    scored = {name: "float32" for f, name in zip(recipe.filters, recipe.columns(), strict=True) if not f.whole}
+    scored = {name: "float32" for name, f in recipe.named_filters() if not f.whole}
     class_names = run["identity"]["source"]["class_names"]
     carried = {column for shard in shards.names for column in store.columns(shard)}
     annotations = {name: kind for name, kind in ANNOTATIONS.items() if name in carried}
@@ -86,9 +86,9 @@ def export(recipe: Recipe, store: Store, shards: Shards, labels: np.ndarray, sel
 
 def _kept_rows(recipe: Recipe, store: Store, shards: Shards, selection: select.Selection) -> Iterator[dict[str, Any]]:
     """The kept rows in plan order, pixels decoded, one shard in memory at a time."""
-    named = [(f, name) for f, name in zip(recipe.filters, recipe.columns(), strict=True) if not f.whole]
-    scores = {name: store.read_scores(shards, f.identity())["score"] for f, name in named}
-    generator = publish.public_name(str(getattr(recipe.generator, "model", recipe.generator.kind)))
+    named = [(name, f) for name, f in recipe.named_filters() if not f.whole]
+    scores = {name: store.read_scores(shards, f.identity())["score"] for name, f in named}
+    generator = publish.generator_name(recipe)
     at = 0
     for shard in shards.names:
         rows = store.mark(shard)["rows"]

@@ -25,10 +25,8 @@ LEAST_PAUSE, MOST_PAUSE = 0.25, 5.0  # seconds between looks at shards that othe
 
 @dataclass(frozen=True)
 class Round:
-    """One recorded round, with its requests and shards."""
+    """One recorded round."""
 
-    start: np.ndarray
-    count: np.ndarray
     requests: Requests
     shards: list[Shard]
 
@@ -55,7 +53,7 @@ def _run(recipe: Recipe, plan: Plan, table: Table, out: Path, me: runtime.Worker
         with runtime.interruptible(), contextlib.closing(maker), progress:
             rounds = _rounds(recipe, plan, store, maker, progress, me)
     except KeyboardInterrupt:
-        raise UserError(f"interrupted; {len(store.made())} shards are done and kept: run the same command again to go on") from None
+        raise UserError(f"interrupted; {len(store.marked())} shards are done and kept: run the same command again to go on") from None
     if not owner:
         return None
     shards, rows = _stored(store, rounds)
@@ -78,7 +76,7 @@ def _rounds(recipe: Recipe, plan: Plan, store: Store, maker: Maker, progress: re
         number = len(rounds)
         asked, count = store.record_round(number, asked, count)
         requests = plan.requests(asked, count)
-        rounds.append(Round(asked, count, requests, plan.shards(number, len(requests))))
+        rounds.append(Round(requests, plan.shards(number, len(requests))))
         progress.begin(number, rounds[-1].shards)
         _make_all(recipe, store, maker, rounds[-1], progress, me)
         asked = asked + count

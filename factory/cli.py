@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 from factory import __version__
 from factory import recipe as recipes
 from factory.errors import UserError
+from factory.files import is_full
 
 app = typer.Typer(
     add_completion=False,
@@ -31,7 +32,7 @@ Sets = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Override a key: amount.per_class=50 or filters[0].min=0.3. May be repeated. FACTORY__AMOUNT__PER_CLASS=50 in the environment does the same.",
+        help="Override a key: amount.per_class=50 or 'filters[1].min=0.3'. May be repeated. FACTORY__AMOUNT__PER_CLASS=50 in the environment does the same.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
@@ -71,7 +72,7 @@ def build(
     folder = _out(recipe, out)
     from factory import runtime
 
-    if workers > 1 and "RANK" not in os.environ:
+    if workers > 1 and runtime.worker().world == 1:
         raise typer.Exit(runtime.launch(workers, sys.argv[1:]))
     from factory import build as story
     from factory import report
@@ -155,7 +156,7 @@ def select_command(
 ) -> None:
     """Decide again from the stored scores, without loading a model.
 
-    Example: factory select runs/quickstart --set filters[0].min=0.3 --export
+    Example: factory select runs/quickstart --set 'filters[1].min=0.3' --export
     """
     from factory import reselect
 
@@ -198,11 +199,9 @@ def _version(value: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More log lines.")] = False,
 ) -> None:
-    from factory import report
-
-    report.configure_logging(verbose)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("factory").setLevel(logging.INFO)
 
 
 def main() -> None:
@@ -214,7 +213,7 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise
         print(f"{error.filename or 'the run folder'}: the disk is full; free some space and run the same command again", file=sys.stderr)
         sys.exit(2)

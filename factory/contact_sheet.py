@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from factory import images
 from factory.contracts import Table
 from factory.errors import Undecodable
-from factory.store import Store, write_atomically
+from factory.files import write_atomically
+from factory.store import Store
 
 CLASSES, GROUPS = 12, 5  # rows and parent-child groups per row at most
 CELL, GAP, MARGIN, LABEL = 72, 4, 16, 120

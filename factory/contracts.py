@@ -105,12 +105,7 @@ class Condition(Kind, ABC):
 
 
 class OpenGenerator(Protocol):
-    """A loaded generator.
-
-    accepts: the needs it can honour.  why_not(need): one sentence for an error message.
-    """
-
-    accepts: frozenset[str]
+    """A loaded generator."""
 
     def check(self, needs: frozenset[str], class_names: Sequence[str]) -> None:
         """Raise UserError when a condition with these needs cannot be honoured, before any image is made."""
@@ -118,6 +113,10 @@ class OpenGenerator(Protocol):
 
     def generate(self, seeds: Sequence[int], inputs: Sequence[Inputs]) -> list[np.ndarray]:
         """One image per input, uint8 [H, W, 3]; image i depends on seeds[i] and inputs[i] (and the batch's shape) alone."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What makes the images, as JSON values: `weights` and `commit` must not change within a run."""
         ...
 
 

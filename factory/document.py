@@ -169,7 +169,7 @@ def _child(node: Any, key: str | int) -> Any:
 def _parse_path(dotted: str) -> KeyPath:
     steps = re.findall(r"[^.\[\]]+", dotted)
     if not steps:
-        raise RecipeError([f"--set {dotted}: expected a key such as amount.per_class or filters[0].min"])
+        raise RecipeError([f"--set {dotted}: expected a key such as amount.per_class or filters[1].min"])
     return tuple(int(step) if step.isdigit() else step for step in steps)
 
 

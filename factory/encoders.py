@@ -22,6 +22,7 @@ import numpy as np
 from factory import images
 from factory.contracts import Table
 from factory.errors import Undecodable, UserError
+from factory.files import write_atomically
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 CHUNK = 64  # images per forward pass, and source rows per cached file; values depend on it in the last bits
@@ -286,8 +287,8 @@ def _stored(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
 
 
 def _store(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.stem}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    with scratch.open("wb") as file:
-        np.save(file, array)
-    os.replace(scratch, path)
+    def write(scratch: Path) -> None:
+        with scratch.open("wb") as file:
+            np.save(file, array)
+
+    write_atomically(path, write)

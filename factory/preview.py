@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,17 @@ import numpy as np
 
 from factory import contact_sheet, images, runtime
 from factory.contracts import Table
+from factory.errors import Undecodable
+from factory.files import write_atomically
 from factory.plan import Plan
 from factory.prepare import Preparer, seeds_of
 from factory.recipe import Recipe
 from factory.records import Example, Request
-from factory.store import write_atomically
-
-BYTES_PER_PIXEL = 1.6  # a photograph as PNG; --probe measures instead of guessing
 
 
 def facts(recipe: Recipe, plan: Plan, table: Table) -> dict[str, Any]:
     """What a plan holds, from the recipe and the source alone; no model is loaded."""
     slots = int(plan.wanted.sum())
-    pixels = (getattr(recipe.generator, "height", None) or 512) * (getattr(recipe.generator, "width", None) or 512)
     names = plan.class_names or ["(all)"]
     return {
         "name": recipe.name,
@@ -35,11 +34,25 @@ def facts(recipe: Recipe, plan: Plan, table: Table) -> dict[str, Any]:
         "batch": plan.batch,
         "parents_per_image": plan.parent_count,
         "rounds_at_most": recipe.amount.rounds,
-        "disk_mb_guess": round(slots * pixels * BYTES_PER_PIXEL / 1e6, 1),
+        "disk_mb": _disk_mb(recipe, table, slots),
         "classes": [
             {"name": name, "parents": len(pool), "wanted": int(n)} for name, pool, n in zip(names, plan.pools, plan.wanted, strict=True)
         ],
     }
+
+
+def _disk_mb(recipe: Recipe, table: Table, slots: int) -> float:
+    """Megabytes of images as PNG, at the generator's size where the recipe gives one, else at that of the first real images."""
+    real: list[np.ndarray] = []
+    for index in range(min(8, len(table))):
+        with contextlib.suppress(Undecodable):
+            real.append(table.read(index).image)
+    pixels = sum(image.shape[0] * image.shape[1] for image in real)
+    if not pixels:
+        return 0.0
+    per_pixel = sum(len(images.encode(image)) for image in real) / pixels
+    side = [getattr(recipe.generator, name, None) or (pixels / len(real)) ** 0.5 for name in ("height", "width")]
+    return round(slots * per_pixel * side[0] * side[1] / 1e6, 1)
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
@@ -50,10 +63,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     ]
     probe = facts.get("probe")
     if probe is None:
-        return [
-            *text,
-            f"disk     about {facts['disk_mb_guess']} MB if images are 512 px or as the recipe says; --probe measures time and disk",
-        ]
+        return [*text, f"disk     about {facts['disk_mb']} MB if images are like the source's; --probe measures disk and time"]
     minutes = probe["seconds_total"] / 60
     return [
         *text,

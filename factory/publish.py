@@ -21,6 +21,11 @@ def public_name(model: str) -> str:
     return Path(model.replace("\\", "/")).name if is_folder else model
 
 
+def generator_name(recipe: Recipe) -> str:
+    """The generator's model, or its kind where it has none, for strangers."""
+    return public_name(str(getattr(recipe.generator, "model", recipe.generator.kind)))
+
+
 def card(recipe: Recipe, run: dict[str, Any], labels: np.ndarray, selection: Selection, folder: Path) -> str:
     """README.md of a dataset folder: a YAML header that `load_dataset` and the Hub viewer read, then the facts."""
     class_names = run["identity"]["source"]["class_names"]
@@ -44,7 +49,7 @@ def card(recipe: Recipe, run: dict[str, Any], labels: np.ndarray, selection: Sel
         "|---|---|",
         *(f"| {slug} | {n} |" for slug, n in selection.refused().items()),
         "",
-        f"Generator: `{public_name(str(getattr(recipe.generator, 'model', recipe.generator.kind)))}`. Condition: `{recipe.condition.kind}`. Plan: `{run['plan']}`.",
+        f"Generator: `{generator_name(recipe)}`. Condition: `{recipe.condition.kind}`. Plan: `{run['plan']}`.",
         "",
         "Columns: `id` names an image for life; `seed`, `prompt`, `parents` (content hashes of the real images it was conditioned on) and",
         "`conditioning` (what was drawn) are enough to make it again; each filter's score is kept under the filter's name.",

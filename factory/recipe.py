@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, create_model
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt, Tag
 
 from factory import kinds
 from factory.contracts import Condition, Exporter, Filter, Generator, Kind, Prompts, Source
@@ -32,81 +32,73 @@ SECTIONS: dict[str, Section] = {
 }
 
 
+# Tagged, so that a fault is told once and not for each member of the union.
+PerClass = Annotated[
+    Annotated[NonNegativeInt, Tag("number")] | Annotated[dict[str, NonNegativeInt], Tag("mapping")],
+    Discriminator(lambda value: "mapping" if isinstance(value, dict) else "number"),
+]
+
+
 class Amount(BaseModel):
     """How many images to keep, per class, after filtering."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    per_class: NonNegativeInt | dict[str, NonNegativeInt] = Field(
-        100, description="Images to keep for each class (a number, or class: number)."
-    )
+    per_class: PerClass = Field(100, description="Images to keep for each class (a number, or class: number).")
     fill_to: int | None = Field(None, ge=1, description="Instead of per_class: fill each class up to this many, real images counted in.")
     rounds: int = Field(3, ge=1, description="Rounds of requests at most: after filtering, a class that is short asks again.")
 
 
-class Recipe(BaseModel):
-    """One dataset to build. Sections that have kinds hold the opened kind itself."""
+class Plain(BaseModel):
+    """The keys of a recipe that are no kinds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     name: str = Field(description="What the dataset is called.", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0, lt=2**63, description="Every draw of the run follows from it.")
+    amount: Amount = Field(default_factory=Amount, description="How many images to keep.")
+    shard: int = Field(256, ge=1, le=100_000, description="Requests per shard, the unit of work and of resuming.")
+    threads: int = Field(2, ge=1, description="CPU threads per worker; float sums depend on it, so it is fixed, not guessed.")
+
+
+class Recipe(Plain):
+    """One dataset to build. Sections that have kinds hold the opened kind itself."""
+
     source: Source = Field(description="Real images to condition on and to compare with.")
     generator: Generator = Field(description="What makes pixels.")
     condition: Condition = Field(description="How real images, labels and text steer the generator.")
     prompts: Prompts = Field(description="Text for requests.")
-    amount: Amount = Field(default_factory=Amount, description="How many images to keep.")
     filters: tuple[Filter, ...] = Field((), description="Scores and the rules that decide from them, in order.")
     export: Exporter = Field(description="The dataset's format on disk.")
-    shard: int = Field(256, ge=1, le=100_000, description="Requests per shard, the unit of work and of resuming.")
-    threads: int = Field(2, ge=1, description="CPU threads per worker; float sums depend on it, so it is fixed, not guessed.")
 
     def settings(self) -> dict[str, Any]:
         """The recipe as JSON values: what is stored with the data and compared on resume."""
-        plain = self.model_dump(mode="json", include={"name", "seed", "amount", "shard", "threads"})
+        plain = self.model_dump(mode="json", include=set(Plain.model_fields))
         single = {key: getattr(self, key).settings() for key in ("source", "generator", "condition", "prompts", "export")}
         return {**plain, **single, "filters": [f.settings() for f in self.filters]}
 
-    def columns(self) -> list[str]:
-        """One score-column name per filter: its kind, numbered when a kind is used twice."""
+    def named_filters(self) -> list[tuple[str, Filter]]:
+        """Each filter with the name of its score column: its kind, numbered when a kind is used twice."""
         seen: dict[str, int] = {}
-        names = []
+        named = []
         for f in self.filters:
             slug = f.kind.rsplit(".", 1)[-1]
             seen[slug] = seen.get(slug, 0) + 1
-            names.append(slug if seen[slug] == 1 else f"{slug}_{seen[slug]}")
-        return names
+            named.append((slug if seen[slug] == 1 else f"{slug}_{seen[slug]}", f))
+        return named
 
 
 def load(path: str | Path, sets: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Recipe:
     """Read, override and check a recipe file. Raises RecipeError with every fault, each with file, line, key and what to do."""
     document = read(path, sets, environ)
     faults: list[str] = []
-    known = Recipe.model_fields
-    values: dict[str, Any] = {}
-    for key in document.data:
-        if key not in known:
-            faults.append(f"{document.where((key,))}: {unknown(str(key), known)}")
-    for key, field in known.items():
-        if key in SECTIONS:
-            values[key] = _section(document, key, faults)
-        elif key == "amount":
-            raw = document.data.get(key) or {}
-            values[key] = validate(Amount, raw, document, (key,), faults) if isinstance(raw, dict) else raw
-        elif key in document.data:
-            values[key] = document.data[key]
-        elif field.is_required():
-            faults.append(f"{document.where((key,))}: required key is missing; add `{key}: …` ({field.description})")
-            values[key] = "x"  # a stand-in, so that the remaining faults are found in the same pass
-    holes = any(value is None for key, value in values.items() if key in SECTIONS)
-    if not holes:
-        recipe = validate(Recipe, values, document, (), faults)
-        if recipe is not None and not faults:
-            return recipe
-    else:
-        plain = {key: value for key, value in values.items() if key not in SECTIONS}
-        faults += _plain_faults(plain, document)
-    raise RecipeError(ordered(faults))
+    data = {str(key): value for key, value in document.data.items() if value is not None}  # a bare `amount:` is its default
+    faults += [f"{document.where((key,))}: {unknown(key, Recipe.model_fields)}" for key in data if key not in Recipe.model_fields]
+    plain = validate(Plain, {key: value for key, value in data.items() if key in Plain.model_fields}, document, (), faults)
+    sections = {key: _section(document, key, faults) for key in SECTIONS}
+    if faults:
+        raise RecipeError(ordered(faults))
+    return Recipe(**{key: getattr(plain, key) for key in Plain.model_fields}, **sections)
 
 
 def _section(document: Document, key: str, faults: list[str]) -> Any:
@@ -154,11 +146,3 @@ def _kind(document: Document, key: str, raw: Any, path: KeyPath, faults: list[st
         faults.append(f"{document.where(at)}: {error}")
         return None
     return validate(model, {k: v for k, v in raw.items() if k != "kind"}, document, path, faults)
-
-
-def _plain_faults(values: dict[str, Any], document: Document) -> list[str]:
-    """Faults of the scalar keys alone, for when a section is already known to be broken."""
-    faults: list[str] = []
-    fields: dict[str, Any] = {k: (Recipe.model_fields[k].annotation, Recipe.model_fields[k]) for k in values if values[k] is not None}
-    validate(create_model("Plain", **fields), {k: values[k] for k in fields}, document, (), faults)
-    return faults

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
-import sys
 import time
 from collections import Counter
 from importlib import metadata
@@ -21,10 +19,11 @@ from rich.progress import Progress as RichProgress
 
 from factory import contact_sheet
 from factory.contracts import Table
+from factory.files import write_json
 from factory.plan import Plan, Shard
 from factory.recipe import Recipe
 from factory.select import Selection
-from factory.store import Store, write_json
+from factory.store import Store
 
 log = logging.getLogger("factory")
 LINE_SECONDS = 10.0
@@ -103,7 +102,7 @@ class Progress:
         self._show(max(self._marked(self._shards), self._before + self._own))
         if time.perf_counter() - self._sheet > SHEET_SECONDS:
             self._sheet = time.perf_counter()
-            made = (shard.name for shard in self._shards if self.store.is_made(shard.name))
+            made = (shard.name for shard in self._shards if self.store.is_made(shard.name, len(shard)))
             contact_sheet.of_run(self.store, self.table, list(itertools.islice(made, 2)))
 
     def seconds(self) -> float:
@@ -111,8 +110,7 @@ class Progress:
         return 0.0 if self.started is None else (self.ended or time.perf_counter()) - self.started
 
     def _marked(self, shards: list[Shard]) -> int:
-        folder = self.store.folder / "marks"
-        names = {entry.name[:-5] for entry in os.scandir(folder)} if folder.is_dir() else set()
+        names = self.store.marked()
         return sum(len(shard) for shard in shards if shard.name in names)
 
     def _show(self, done: int) -> None:
@@ -162,6 +160,7 @@ def write(recipe: Recipe, plan: Plan, table: Table, store: Store, selection: Sel
         },
         "worker_seconds": round(sum(mark["seconds"] for mark in marks), 2),
         "threads": recipe.threads,
+        "generator": store.generator(),
         "versions": {
             package: metadata.version(package) for package in ("torch", "diffusers", "transformers", "open_clip_torch", "datasets")
         },
@@ -202,9 +201,3 @@ def summary(report: dict[str, Any], out: Path) -> str:
         f"numbers    {out / 'report.json'}",
     ]
     return "\n".join(lines)
-
-
-def configure_logging(verbose: bool) -> None:
-    """Log lines on stderr, the time first; libraries speak up only when something is wrong."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import create_model
-
 from factory import kinds
-from factory.recipe import SECTIONS, Recipe
+from factory.recipe import SECTIONS, Plain, Recipe
 
 
 def of_recipes() -> dict[str, Any]:
@@ -17,7 +15,7 @@ def of_recipes() -> dict[str, Any]:
     for key, field in Recipe.model_fields.items():
         if key in SECTIONS:
             properties[key] = _section_schema(key, definitions) | {"description": field.description}
-    plain = _plain_schema()
+    plain = Plain.model_json_schema()
     properties = {**plain["properties"], **properties}
     definitions.update(plain.get("$defs", {}))
     return {
@@ -29,11 +27,6 @@ def of_recipes() -> dict[str, Any]:
         "properties": properties,
         "$defs": definitions,
     }
-
-
-def _plain_schema() -> dict[str, Any]:
-    fields: dict[str, Any] = {k: (f.annotation, f) for k, f in Recipe.model_fields.items() if k not in SECTIONS}
-    return create_model("Plain", **fields).model_json_schema()
 
 
 def _section_schema(key: str, definitions: dict[str, Any]) -> dict[str, Any]:

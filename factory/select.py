@@ -59,7 +59,8 @@ def decide(labels: np.ndarray, rules: Sequence[Rule], quota: dict[int, int] | No
         refused = _refused(rule, labels, reason == 0)
         reason[refused & (reason == 0)] = reasons.index(rule.reason)
     if quota is not None:
-        reason[_over(labels, reason == 0, quota)] = len(reasons) - 1
+        rows = np.flatnonzero(reason == 0)
+        reason[_beyond(rows, labels[rows], lambda names, _: np.array([quota.get(int(c), 0) for c in names]))] = len(reasons) - 1
     return Selection(reason == 0, reason, reasons)
 
 
@@ -73,14 +74,26 @@ def _refused(rule: Rule, labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
         return refused
     rows = np.flatnonzero(kept & ~refused)
     groups = labels[rows] if rule.per_class else np.zeros(len(rows), np.int32)
-    order = np.lexsort((rows, -rule.score[rows], groups))  # ties go to the earlier row
-    rank = _rank_within(groups[order])
-    size = np.bincount(np.unique(groups, return_inverse=True)[1]) if len(rows) else np.zeros(0, np.int64)
     amount, share = rule.top
-    limit = np.ceil(size * amount - 1e-9) if share else np.full(len(size), amount)
-    inverse = np.unique(groups[order], return_inverse=True)[1] if len(rows) else np.zeros(0, np.int64)
-    refused[rows[order[rank >= limit[inverse]]]] = True
+
+    def limit(names: np.ndarray, size: np.ndarray) -> np.ndarray:
+        return np.ceil(size * amount - 1e-9) if share else np.full(len(size), amount)
+
+    refused[_beyond(rows, groups, limit, rule.score[rows])] = True
     return refused
+
+
+def _beyond(
+    rows: np.ndarray, groups: np.ndarray, limit: Callable[[np.ndarray, np.ndarray], np.ndarray], score: np.ndarray | None = None
+) -> np.ndarray:
+    """The rows past their group's limit, by falling score (ties go to the earlier row), or in order without one.
+
+    limit(names, sizes) says how many of each group stay.
+    """
+    names, group = np.unique(groups, return_inverse=True)
+    order = np.lexsort((rows, group) if score is None else (rows, -score, group))
+    most = limit(names, np.bincount(group, minlength=len(names)))
+    return rows[order[_rank_within(group[order]) >= most[group[order]]]]
 
 
 def _rank_within(groups: np.ndarray) -> np.ndarray:
@@ -89,15 +102,3 @@ def _rank_within(groups: np.ndarray) -> np.ndarray:
         return np.zeros(0, np.int64)
     starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
     return np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
-
-
-def _over(labels: np.ndarray, kept: np.ndarray, quota: dict[int, int]) -> np.ndarray:
-    rows = np.flatnonzero(kept)
-    order = np.argsort(labels[rows], kind="stable")
-    groups = labels[rows][order]
-    limit = np.array([quota.get(int(c), 0) for c in np.unique(groups)])
-    inverse = np.unique(groups, return_inverse=True)[1]
-    over = np.zeros(len(labels), bool)
-    if len(rows):
-        over[rows[order[_rank_within(groups) >= limit[inverse]]]] = True
-    return over

@@ -16,7 +16,6 @@ import hashlib
 import inspect
 import json
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,69 +29,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from factory.errors import UserError
+from factory.files import create_once, is_full, sync_folder, sync_tree, write_atomically, write_json
 
 FORMAT = 1
 POLL_SECONDS = 0.5
 OWNER_SECONDS = 30.0  # how long a worker waits for its launch's first worker to write the recipe
 STALE_SECONDS = 3600.0
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` on a temporary neighbour, sync it, rename it into place. Raises UserError on a full disk."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            raise UserError(
-                f"{path.parent}: the disk is full; free some space and run the same command again, finished shards are kept"
-            ) from error
-        raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def create_once(path: Path, value: Any) -> Any:
-    """Write a JSON file unless it is there; returns what it says now, whoever wrote it. Raises UserError on a full disk."""
-    if not path.exists():
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-        write_json(draft, value)
-        try:
-            os.link(draft, path)  # fails where the file exists: the first writer's word stands
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links
-            if not path.exists():
-                os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder; its rename is durable enough
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """One JSON file, whole or absent."""
-    write_atomically(path, lambda p: _write_text(p, json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -230,6 +172,21 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         return _try_lock(path)
 
+    def pin_generator(self, described: dict[str, Any]) -> None:
+        """Write down what makes this run's images. Raises UserError when other weights made those that are here."""
+        pinned = create_once(self.folder / "generator.json", described)
+        old, new = ({key: d.get(key) for key in ("weights", "commit")} for d in (pinned, described))
+        changes = _differences(old, new)
+        if changes:
+            raise UserError(
+                f"{self.folder}: the generator's weights changed since this run began ({'; '.join(changes)}); choose another --out"
+            )
+
+    def generator(self) -> dict[str, Any] | None:
+        """What made the images, or None before the first."""
+        path = self.folder / "generator.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
     # ---- rounds
 
     def rounds(self) -> list[dict[str, list[int]]]:
@@ -260,20 +217,19 @@ class Store:
 
     # ---- shards
 
-    def made(self) -> set[str]:
-        """Names of the shards that are whole: marked, and of the marked size."""
+    def marked(self) -> set[str]:
+        """Names of the shards that have a mark, at the cost of listing one folder."""
         folder = self.folder / "marks"
-        names = {entry.name[:-5] for entry in os.scandir(folder) if entry.name.endswith(".json")} if folder.is_dir() else set()
-        return {name for name in names if self.is_made(name)}
+        return {entry.name[:-5] for entry in os.scandir(folder) if entry.name.endswith(".json")} if folder.is_dir() else set()
 
-    def is_made(self, shard: str, rows: int | None = None) -> bool:
+    def is_made(self, shard: str, rows: int) -> bool:
         """Whether one shard is whole, and of that many rows."""
         try:
             mark = self.mark(shard)
             size = (self.folder / "shards" / f"{shard}.parquet").stat().st_size
         except (FileNotFoundError, json.JSONDecodeError):
             return False  # never made, or the mark promised a file that is gone
-        return size == mark["bytes"] and rows in (None, mark["rows"])
+        return size == mark["bytes"] and rows == mark["rows"]
 
     def mark(self, shard: str) -> dict[str, Any]:
         """A shard's done-mark: rows, bytes, sha256, seconds, quarantined parents."""
@@ -377,27 +333,18 @@ class Store:
         fresh.mkdir(parents=True)
         try:
             fill(fresh)
-            _sync_tree(fresh)
+            sync_tree(fresh)
         except OSError as error:
             shutil.rmtree(fresh, ignore_errors=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            if is_full(error):
                 raise UserError(f"{final}: the disk is full; free some space and run the same command again") from error
             raise
         if final.exists():
             final.rename(old)
         fresh.rename(final)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         shutil.rmtree(old, ignore_errors=True)
         return final
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            _sync_folder(path)
-        else:
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
 
 
 def _to_table(columns: dict[str, np.ndarray]) -> pa.Table:

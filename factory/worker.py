@@ -17,6 +17,7 @@ from PIL import Image
 
 from factory import images
 from factory.contracts import Filter, FilterContext, OpenGenerator, Scorer, Table
+from factory.errors import Undecodable
 from factory.plan import Plan, Requests, Shard
 from factory.prepare import Batch, Preparer, labels_of, seeds_of
 from factory.recipe import Recipe
@@ -69,6 +70,7 @@ class Maker:
         """The loaded generator, checked against the condition before any image is made."""
         generator = self.recipe.generator.open(self.device)
         generator.check(self.recipe.condition.required(), self.plan.class_names)
+        self.store.pin_generator(generator.describe())
         return generator
 
     @functools.cached_property
@@ -79,7 +81,7 @@ class Maker:
 
     def make(self, shard: Shard, rows: Requests, release: Callable[[], None]) -> None:
         """Make or complete one shard; it is written behind the next one's generation, and `release` is called after its mark."""
-        if self.store.is_made(shard.name):
+        if self.store.is_made(shard.name, len(shard)):
             self._rescore(shard)
             release()
             return
@@ -93,25 +95,22 @@ class Maker:
             if i + 1 < len(batches):
                 upcoming = self._pool.submit(self.preparer.prepare, batches[i + 1])
             self._generate(batch, made)
-        self._wait()
+        self.flush()
         self._pending = self._writer.submit(self._write, shard, made, release)
 
     def flush(self) -> None:
         """Finish what is being written."""
-        self._wait()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def close(self) -> None:
         """Finish what is being written and stop the helper threads."""
         try:
-            self._wait()
+            self.flush()
         finally:
             self._pool.shutdown(cancel_futures=True)
             self._writer.shutdown()
-
-    def _wait(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
 
     # ---- generate
 
@@ -176,11 +175,18 @@ class Maker:
     def _stored(self, rows: list[dict[str, Any]]) -> Samples:
         return Samples(
             ids=[row["id"] for row in rows],
-            images=[images.decode(row["image"]) for row in rows],
+            images=[_decoded(row["image"]) for row in rows],
             labels=np.array([row["label"] for row in rows], np.int32),
             prompts=[row["prompt"] for row in rows],
             parents=[tuple(self.preparer.read(index) for index in row["parent_rows"]) for row in rows],
         )
+
+
+def _decoded(data: bytes) -> np.ndarray | None:
+    try:
+        return images.decode(data)
+    except Undecodable:
+        return None
 
 
 def _table(shard: Shard, made: _Made) -> pa.Table:

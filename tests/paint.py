@@ -40,6 +40,9 @@ class OpenPaint:
         time.sleep(self.seconds)
         return [self._one(seed, given) for seed, given in zip(seeds, inputs, strict=True)]
 
+    def describe(self) -> dict[str, object]:
+        return {"pipeline": "paint", "weights": {}}
+
     def _one(self, seed: int, given: Inputs) -> np.ndarray:
         noise = np.random.default_rng(seed).integers(0, 256, (self.size, self.size, 3), dtype=np.uint8)
         if not given.images:

@@ -24,6 +24,7 @@ from factory import plan as planning
 from factory import recipe as recipes
 from factory.errors import UserError
 from factory.images import decode
+from factory.records import Annotations
 from factory.store import Store
 from tests.conftest import ROOT
 from tests.paint import OpenPaint
@@ -143,6 +144,41 @@ def test_a_folder_of_something_else_is_refused(write_recipe: Callable[..., Path]
     assert (tmp_path / "thesis" / "final.txt").read_text() == "years of work"
 
 
+def test_workers_agree_on_a_round_whoever_records_it_first(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    first = store.record_round(1, np.array([12, 12]), np.array([3, 1]))
+    second = store.record_round(1, np.array([12, 10]), np.array([5, 5]))
+    assert [a.tolist() for a in first] == [b.tolist() for b in second] == [[12, 12], [3, 1]]
+    assert store.next_round(2, ["rules"], lambda: np.array([4, 0])).tolist() == [4, 0]
+    assert store.next_round(2, ["rules"], lambda: np.array([9, 9])).tolist() == [4, 0]
+    assert store.next_round(2, ["other rules"], lambda: np.array([9, 9])).tolist() == [9, 9]
+
+
+def test_a_joining_worker_with_another_recipe_is_refused(
+    write_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(write_recipe(), tmp_path / "run")
+    monkeypatch.setattr("factory.store.OWNER_SECONDS", 0.1)
+    recipe = recipes.load(write_recipe(), ["amount.per_class=11"])
+    table = recipe.source.open()
+    with pytest.raises(UserError, match=r"other settings \(amount\.per_class: 10 → 11\)"):
+        build.run(recipe, planning.make(recipe, table), table, tmp_path / "run", device="cpu", join=True)
+
+
+def test_changed_weights_are_refused(write_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(write_recipe(), tmp_path / "run")
+    monkeypatch.setattr(OpenPaint, "describe", lambda self: {"weights": {"unet.safetensors": 2}})
+    with pytest.raises(UserError, match="weights changed"):
+        run(write_recipe(), tmp_path / "run", "amount.per_class=12")
+
+
+def test_boxes_and_masks_follow_their_image() -> None:
+    notes = Annotations(np.array([[2, 4, 10, 8]], np.float32), np.array([1]), np.arange(48, dtype=np.int32).reshape(6, 8))
+    small = notes.resized((6, 8), (3, 4))
+    assert small.boxes is not None and small.boxes.tolist() == [[1, 2, 5, 4]]
+    assert small.mask is not None and small.mask.tolist() == [[9, 11, 13, 15], [25, 27, 29, 31], [41, 43, 45, 47]]
+
+
 def test_a_folder_in_use_is_refused(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     with Store(tmp_path / "run").owned(), pytest.raises(UserError, match="in use"):
         run(write_recipe(), tmp_path / "run")
@@ -202,7 +238,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     monkeypatch.setattr(pq, "write_table", write)
     with pytest.raises(UserError, match="the disk is full"):
         run(write_recipe(), tmp_path / "run")
-    assert len(Store(tmp_path / "run").made()) == 2
+    assert len(Store(tmp_path / "run").marked()) == 2
     assert not list((tmp_path / "run" / "shards").glob(".*"))
     report = run(write_recipe(), tmp_path / "run")
     assert report["kept"] == 20 and report["this_launch"]["images"] == 8
