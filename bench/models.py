@@ -145,7 +145,10 @@ def spread(images: torch.Tensor, labels: np.ndarray) -> float:
 def write_cards(figures: dict[str, float]) -> None:
     """Replace the measured part of every model card."""
     lines = [f"| {MEANING[name]} | {value:.4g} |" for name, value in figures.items() if name in MEANING]
-    head = f"Measured on {datetime.date.today()} on a 2-core x86-64 CPU by `python -m bench.models --write-cards --n {figures['n']}`"
+    command = f"python -m bench.models --n {figures['n']} --write-cards" + (
+        " --train PATH" if figures["train_images_compared"] > 5000 else ""
+    )
+    head = f"Measured on {datetime.date.today()} on a 2-core x86-64 CPU by `{command}`"
     how = f"{STEPS} steps, guidance {GUIDANCE:g}; copies are looked for among {figures['train_images_compared']:,} training images."
     table = "\n".join([f"{head}: {how}", "", "| what | value |", "|---|---|", *lines])
     for card in sorted((DATA / "models").glob("*/README.md")):
