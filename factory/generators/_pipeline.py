@@ -15,7 +15,7 @@ from factory.generators._encode import PromptMemo, Split
 from factory.generators._load import Loaded, out_of_memory, place, quiet
 from factory.generators._modes import Modes
 from factory.generators._noise import fenced, generators
-from factory.generators._sizes import fit
+from factory.generators._sizes import fit, own_size
 from factory.images import from_output
 from factory.records import Inputs
 
@@ -91,14 +91,21 @@ class OpenDiffusers:
         """One image per input, uint8 [H, W, 3]; image i depends on seeds[i] and inputs[i] (and the batch's shape) alone."""
         if self._needs is None:
             self.check(_needs_of(inputs), [])
-        groups: dict[float | None, list[int]] = {}
-        for index, one in enumerate(inputs):  # the call takes one strength for its whole batch
-            groups.setdefault(one.strength if "image" in (self._needs or ()) else None, []).append(index)
+        groups: dict[object, list[int]] = {}
+        for index, one in enumerate(inputs):
+            groups.setdefault(self._group(one), []).append(index)
         made: dict[int, np.ndarray] = {}
         for group in groups.values():
             images = self._make([seeds[index] for index in group], [inputs[index] for index in group])
             made.update(zip(group, images, strict=True))
         return [made[index] for index in range(len(inputs))]
+
+    def _group(self, one: Inputs) -> object:
+        """What images of one call share: the strength, and the size where it is the initial image's own."""
+        if "image" not in (self._needs or ()):
+            return None
+        sized = (self.kind.height and self.kind.width) or own_size(self._pipe) is not None
+        return one.strength, None if sized or not one.images else one.images[0].shape
 
     def describe(self) -> dict[str, Any]:
         """What made the images, as JSON values, for provenance."""

@@ -16,7 +16,7 @@ def fit(pipe: Any, images: Sequence[np.ndarray], height: int | None, width: int 
 
     Stretched and not cropped, so that annotations keep their place in relative coordinates.
     """
-    own = _own_size(pipe)
+    own = own_size(pipe)
     step = int(getattr(pipe, "vae_scale_factor", 8)) * 2  # latents are cut into patches of two by transformers
     first = images[0].shape
     size = (
@@ -26,7 +26,7 @@ def fit(pipe: Any, images: Sequence[np.ndarray], height: int | None, width: int 
     return [picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS) for picture in map(to_pil, images)]
 
 
-def _own_size(pipe: Any) -> tuple[int, int] | None:
+def own_size(pipe: Any) -> tuple[int, int] | None:
     """The pipeline's default height and width in pixels, where it says so."""
     scale = int(getattr(pipe, "vae_scale_factor", 1))
     sample: Any = getattr(pipe, "default_sample_size", None)
