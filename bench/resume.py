@@ -1,8 +1,8 @@
 """Kill a build again and again, and compare what comes out: python -m bench.resume [--kills N] [--json]
 
 Builds the quickstart (fewer images) once in peace. Then builds it again, each launch with 1, 2 or 3 workers and SIGKILLed, every
-process of it, at a random moment, until the given number of kills has struck; the last launch finishes. The two dataset folders
-are compared byte by byte.
+process of it, at a random moment; when one finishes, the next begins afresh, until the given number of kills has struck. Every
+dataset folder is compared with the first, byte by byte.
 """
 
 from __future__ import annotations
@@ -57,22 +57,25 @@ def main() -> None:
     given = options.parse_args()
     draw = random.Random(given.seed)
     with TemporaryDirectory() as folder:
-        peace, fire = Path(folder) / "peace", Path(folder) / "fire"
+        peace = Path(folder) / "peace"
         started = time.perf_counter()
         subprocess.run(command(peace, given.recipe, given.sets, 1), check=True, capture_output=True)
         whole = time.perf_counter() - started
-        kills, workers, marks = 0, [], []
+        kills, workers, marks, same = 0, [], [], []
         while kills < given.kills:
-            count = draw.choice([1, 2, 3])
-            # Loading takes a good part of so short a build: strike from before the first shard to near the end.
-            if not strike(fire, given.recipe, given.sets, count, draw.uniform(0.3, 1.0) * min(whole, 25)):
-                break
-            kills += 1
-            workers.append(count)
-            marks.append(len(list((fire / "marks").glob("*.json"))))
-        subprocess.run(command(fire, given.recipe, given.sets, 2), check=True, capture_output=True)
-        same = digest(peace / "dataset") == digest(fire / "dataset")
-    emit({"kills": kills, "workers": workers, "shards_after_each_kill": marks, "identical": same}, given.json)
+            fire = Path(folder) / f"fire-{len(same)}"
+            while kills < given.kills:
+                count = draw.choice([1, 2, 3])
+                # Loading takes a good part of so short a build: strike from before the first shard to near the end.
+                if not strike(fire, given.recipe, given.sets, count, draw.uniform(0.3, 1.0) * min(whole, 25)):
+                    break
+                kills += 1
+                workers.append(count)
+                marks.append(len(list((fire / "marks").glob("*.json"))))
+            subprocess.run(command(fire, given.recipe, given.sets, 2), check=True, capture_output=True)
+            same.append(digest(peace / "dataset") == digest(fire / "dataset"))
+    result = {"kills": kills, "workers": workers, "shards_after_each_kill": marks, "builds": len(same), "identical": all(same)}
+    emit(result, given.json)
 
 
 if __name__ == "__main__":

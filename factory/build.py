@@ -53,7 +53,7 @@ def _run(recipe: Recipe, plan: Plan, table: Table, out: Path, me: runtime.Worker
         with runtime.interruptible(), contextlib.closing(maker), progress:
             rounds = _rounds(recipe, plan, store, maker, progress, me)
     except KeyboardInterrupt:
-        raise UserError(f"interrupted; {len(store.marked())} shards are done and kept: run the same command again to go on") from None
+        raise UserError(f"interrupted; shards done and kept: {len(store.marked())}; run the same command again to go on") from None
     if not owner:
         return None
     shards, rows = _stored(store, rounds)

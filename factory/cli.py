@@ -206,6 +206,7 @@ def _main(
 
 def main() -> None:
     """The `factory` command."""
+    os.environ.setdefault("DATASETS_VERBOSITY", "critical")  # its errors reach the user through ours, once
     sys.path.append(os.getcwd())  # `kind: mylab.filters.Sharpness` finds a package beside the recipe; installed ones come first
     try:
         app()

@@ -143,6 +143,6 @@ def _kind(document: Document, key: str, raw: Any, path: KeyPath, faults: list[st
         model = kinds.find(room, kind, contract)
     except UserError as error:
         at = (*path, "kind") if "kind" in raw else (*path, "dataset") if "dataset" in raw else path
-        faults.append(f"{document.where(at)}: {error}")
+        faults.append(f"{document.where(at)}: {str(error).removeprefix('source.dataset: ')}")
         return None
     return validate(model, {k: v for k, v in raw.items() if k != "kind"}, document, path, faults)

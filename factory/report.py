@@ -74,7 +74,7 @@ class Progress:
             self._task = self._bar.add_task(f"round {number}", total=self._total, completed=self._before, note="")
         elif self.show:
             kept = f", {self._before} already there" if self._before else ""
-            log.info("round %d: %d images in %d shards%s", number, self._total, len(shards), kept)
+            log.info("round %d: %d images in %d shard%s%s", number, self._total, len(shards), "s" * (len(shards) != 1), kept)
         self._number = number
 
     def ready(self) -> None:

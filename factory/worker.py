@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -21,7 +22,7 @@ from factory.errors import Undecodable
 from factory.plan import Plan, Requests, Shard
 from factory.prepare import Batch, Preparer, labels_of, seeds_of
 from factory.recipe import Recipe
-from factory.records import Annotations, Inputs, Request, Samples
+from factory.records import Annotations, Example, Inputs, Request, Samples
 from factory.store import Store
 
 
@@ -178,8 +179,16 @@ class Maker:
             images=[_decoded(row["image"]) for row in rows],
             labels=np.array([row["label"] for row in rows], np.int32),
             prompts=[row["prompt"] for row in rows],
-            parents=[tuple(self.preparer.read(index) for index in row["parent_rows"]) for row in rows],
+            parents=[self._readable(row["parent_rows"]) for row in rows],
         )
+
+    def _readable(self, rows: list[int]) -> tuple[Example, ...]:
+        """The parents of a stored row that can still be decoded; a filter that needs one finds none and gives no score."""
+        found = []
+        for row in rows:
+            with contextlib.suppress(Undecodable):
+                found.append(self.preparer.read(row))
+        return tuple(found)
 
 
 def _decoded(data: bytes) -> np.ndarray | None:

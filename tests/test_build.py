@@ -312,7 +312,7 @@ def test_an_interrupt_says_how_to_go_on(write_recipe: Callable[..., Path], tmp_p
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "shards are done and kept: run the same command again" in errors and "Traceback" not in errors
+    assert "interrupted; shards done and kept: " in errors and "run the same command again" in errors and "Traceback" not in errors
     report = run(path, tmp_path / "run")
     assert report["kept"] == 20 and report["this_launch"]["images"] < 20
 
