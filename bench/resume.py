@@ -61,7 +61,8 @@ def main() -> None:
         started = time.perf_counter()
         subprocess.run(command(peace, given.recipe, given.sets, 1), check=True, capture_output=True)
         whole = time.perf_counter() - started
-        kills, workers, marks, same = 0, [], [], []
+        kills, workers, marks = 0, [], []
+        same: list[bool] = []
         while kills < given.kills:
             fire = Path(folder) / f"fire-{len(same)}"
             while kills < given.kills:
