@@ -151,7 +151,7 @@ def write(recipe: Recipe, plan: Plan, table: Table, store: Store, selection: Sel
         "kept": int(selection.keep.sum()),
         "refused": selection.refused(),
         "per_class": per_class,
-        "short": {name: row["wanted"] - row["kept"] for name, row in per_class.items() if row["kept"] < row["wanted"]},
+        "short": _short(per_class),
         "quarantined_parents": {row: why for mark in marks for row, why in mark["quarantined"].items()},
         "this_launch": {
             "images": progress.made,
@@ -169,13 +169,18 @@ def write(recipe: Recipe, plan: Plan, table: Table, store: Store, selection: Sel
     return report
 
 
-def update(store: Store, recipe: Recipe, result: dict[str, Any], quota: dict[int, int]) -> None:
+def _short(per_class: dict[str, dict[str, int]]) -> dict[str, int]:
+    """How many images each class lacks, for the classes that lack any."""
+    return {name: row["wanted"] - row["kept"] for name, row in per_class.items() if row["kept"] < row["wanted"]}
+
+
+def update(store: Store, result: dict[str, Any], quota: dict[int, int]) -> None:
     """Bring report.json up to a later selection that was exported."""
     report = json.loads((store.folder / "report.json").read_text(encoding="utf-8"))
     for (name, kept), wanted in zip(result["per_class"].items(), quota.values(), strict=True):
         report["per_class"][name] |= {"kept": kept, "wanted": wanted}
-    short = {name: row["wanted"] - row["kept"] for name, row in report["per_class"].items() if row["kept"] < row["wanted"]}
-    write_json(store.folder / "report.json", {**report, "kept": result["kept"], "refused": result["refused"], "short": short})
+    report |= {"requested": sum(quota.values()), "kept": result["kept"], "refused": result["refused"], "short": _short(report["per_class"])}
+    write_json(store.folder / "report.json", report)
 
 
 def summary(report: dict[str, Any], out: Path) -> str:

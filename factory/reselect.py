@@ -37,7 +37,7 @@ def run(folder: Path, recipe_file: Path | None, sets: list[str], export: bool) -
         assemble.write_down(store, rows, selection)
         if export:
             assemble.export(recipe, store, shards, labels, selection)
-            report.update(store, recipe, result, quota)
+            report.update(store, result, quota)
     return result
 
 

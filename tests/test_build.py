@@ -219,6 +219,8 @@ def test_select_decides_again_without_source_or_model(write_recipe: Callable[...
     result = reselect.run(tmp_path / "run", None, [f"filters[1].min={middle}"], export=True)
     assert result["kept"] == (scores >= middle).sum() == len(load(tmp_path / "run", tmp_path))
     assert 0 < result["kept"] < 20
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["kept"] == result["kept"] and sum(report["short"].values()) == report["requested"] - report["kept"] > 0
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(
