@@ -22,7 +22,7 @@ from factory import plan as planning
 from factory import recipe as recipes
 from factory import runtime
 from factory.build import Round
-from factory.prepare import Preparer, seeds_of
+from factory.prepare import Preparer
 from factory.store import Store
 from factory.worker import Maker
 
@@ -49,17 +49,18 @@ class Bench:
         runtime.fix_numerics(self.recipe.threads)
         zero = np.zeros(len(self.plan.classes), np.int64)
         self.requests = self.plan.requests(zero, self.plan.wanted)
-        self.round = Round(self.requests, self.plan.shards(0, len(self.requests)))
-        self.generator: Any = self.recipe.generator.open("cpu")
+        self.round = Round(self.requests, self.plan.shards(0, self.requests))
+        self.generator: Any = self.recipe.generator[0].open("cpu")
         batches = [b for s in self.round.shards for b in self.plan.batches(self.requests.slice(s.start, s.stop))]
-        self.prepared = [Preparer(self.recipe, self.plan, self.table).prepare(batch) for batch in batches]
+        preparer = Preparer(self.recipe, self.plan, self.table, "cpu", Path("runs/cache"))
+        self.prepared = [preparer.prepare(batch) for batch in batches]
         self.scorers: Any = None
 
     def bare(self) -> float:
         """Seconds for the pipeline alone, over the plan's batches."""
         started = time.perf_counter()
         for batch in self.prepared:
-            self.generator.generate(seeds_of(batch.requests), batch.inputs)
+            self.generator.generate(batch.seeds, batch.inputs)
         return time.perf_counter() - started
 
     def build(self) -> float:
@@ -67,7 +68,7 @@ class Bench:
         with TemporaryDirectory() as folder:
             store = Store.open(Path(folder) / "run", self.plan.id, self.plan.identity, self.recipe.settings())
             maker = Maker(self.recipe, self.plan, self.table, store, "cpu", Silent())
-            maker.__dict__["generator"] = self.generator  # loaded once: loading is not what is measured
+            maker._generators[0] = self.generator  # loaded once: loading is not what is measured
             if self.scorers is not None:
                 maker.__dict__["scorers"] = self.scorers
             self.scorers = maker.scorers

@@ -24,6 +24,7 @@ class Rows:
 
     def __init__(self, classes: int):
         self.captions: list[str] | None = None
+        self.notes: frozenset[str] = frozenset()
         self.class_names = [f"class {i}" for i in range(classes)]
         self.labels = np.repeat(np.arange(classes, dtype=np.int32), SHOTS)
 
@@ -57,7 +58,7 @@ def main() -> None:
     started = time.perf_counter()
     plan = planning.make(recipe, Rows(given.classes))
     requests = plan.requests(np.zeros(given.classes, np.int64), plan.wanted)
-    shards = plan.shards(0, len(requests))
+    shards = plan.shards(0, requests)
     result = {
         "requests": len(requests),
         "seconds": round(time.perf_counter() - started, 3),

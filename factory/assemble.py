@@ -23,6 +23,7 @@ PROVENANCE = {
     "parents": "list<string>",
     "conditioning": "string",
     "generator": "string",
+    "synthetic": "string",  # the split it was made for; travels with every row, so that no format and no mixture hides it
 }
 
 
@@ -30,13 +31,13 @@ PROVENANCE = {
 ANNOTATIONS = {"soft_label": "list<float32>", "boxes": "list<list<float32>>", "box_labels": "list<int64>", "mask": "image"}
 
 
-def decide(recipe: Recipe, store: Store, shards: Shards, labels: np.ndarray, quota: dict[int, int]) -> select.Selection:
+def decide(recipe: Recipe, store: Store, shards: Shards, rows: dict[str, np.ndarray], quota: dict[int, int]) -> select.Selection:
     """Decide every row of these shards from its stored scores. Raises UserError where a filter has not scored.
 
-    labels: int32 [N], of all rows in order.  quota: class index -> rows to keep at most.
+    rows: label and ordinal, int32 [N], of all rows in order.  quota: class index -> rows to keep at most.
     """
     rules = [_rule(f, name, store, shards) for name, f in recipe.named_filters()]
-    return select.decide(labels, rules, quota)
+    return select.decide(rows["label"], rules, quota, rows["ordinal"])
 
 
 def write_down(store: Store, rows: dict[str, np.ndarray], selection: select.Selection) -> None:
@@ -75,7 +76,7 @@ def export(recipe: Recipe, store: Store, shards: Shards, labels: np.ndarray, sel
     class_names = run["identity"]["source"]["class_names"]
     carried = {column for shard in shards.names for column in store.columns(shard)}
     annotations = {name: kind for name, kind in ANNOTATIONS.items() if name in carried}
-    info = DatasetInfo(recipe.name, class_names, {**PROVENANCE, **annotations, **scored}, int(selection.keep.sum()))
+    info = DatasetInfo(recipe.name, class_names, {**PROVENANCE, **annotations, **scored}, int(selection.keep.sum()), recipe.split)
 
     def fill(folder: Path) -> None:
         recipe.export.write(_kept_rows(recipe, store, shards, selection), info, folder)
@@ -88,7 +89,7 @@ def _kept_rows(recipe: Recipe, store: Store, shards: Shards, selection: select.S
     """The kept rows in plan order, pixels decoded, one shard in memory at a time."""
     named = [(name, f) for name, f in recipe.named_filters() if not f.whole]
     scores = {name: store.read_scores(shards, f.identity())["score"] for name, f in named}
-    generator = publish.generator_name(recipe)
+    generators = publish.generator_names(recipe)
     at = 0
     for shard in shards.names:
         rows = store.mark(shard)["rows"]
@@ -97,5 +98,11 @@ def _kept_rows(recipe: Recipe, store: Store, shards: Shards, selection: select.S
             table = store.read_shard(shard).take(keep)
             for offset, row in zip(keep, table.to_pylist(), strict=True):
                 own = {name: float(values[at + offset]) for name, values in scores.items()}
-                yield {**row, **own, "image": images.decode(row["image"]), "generator": generator}
+                yield {
+                    **row,
+                    **own,
+                    "image": images.decode(row["image"]),
+                    "generator": generators[row["generator"]],
+                    "synthetic": recipe.split,
+                }
         at += rows

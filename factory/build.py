@@ -57,7 +57,7 @@ def _run(recipe: Recipe, plan: Plan, table: Table, out: Path, me: runtime.Worker
     if not owner:
         return None
     shards, rows = _stored(store, rounds)
-    selection = assemble.decide(recipe, store, shards, rows["label"], _quota(plan))
+    selection = assemble.decide(recipe, store, shards, rows, _quota(plan))
     for f in recipe.filters:
         store.join_scores(shards, f.identity())
     store.write_rows(shards, rows)
@@ -76,7 +76,7 @@ def _rounds(recipe: Recipe, plan: Plan, store: Store, maker: Maker, progress: re
         number = len(rounds)
         asked, count = store.record_round(number, asked, count)
         requests = plan.requests(asked, count)
-        rounds.append(Round(requests, plan.shards(number, len(requests))))
+        rounds.append(Round(requests, plan.shards(number, requests)))
         progress.begin(number, rounds[-1].shards)
         _make_all(recipe, store, maker, rounds[-1], progress, me)
         asked = asked + count
@@ -92,7 +92,7 @@ def _rounds(recipe: Recipe, plan: Plan, store: Store, maker: Maker, progress: re
 def _shortage(recipe: Recipe, plan: Plan, store: Store, rounds: list[Round], asked: np.ndarray) -> np.ndarray:
     """What the next round asks for, int64 [classes], from the scores of all rounds so far."""
     shards, rows = _stored(store, rounds)
-    keep = assemble.decide(recipe, store, shards, rows["label"], _quota(plan)).keep
+    keep = assemble.decide(recipe, store, shards, rows, _quota(plan)).keep
     kept = np.array([int((keep & (rows["label"] == c)).sum()) for c in plan.classes], np.int64)
     return np.maximum(plan.wanted - asked, planning.shortage(plan.wanted, kept, asked))
 
@@ -117,7 +117,7 @@ def _make_all(recipe: Recipe, store: Store, maker: Maker, this: Round, progress:
     todo = [shard for shard in this.shards if not done(shard)]
     pause = LEAST_PAUSE
     while todo:
-        # Workers start apart, so that they rarely ask for the same lock.
+        # Workers start apart, so that they rarely ask for the same lock, and each stays with the generator that it began with.
         first = me.rank * len(todo) // me.world
         busy = False
         for shard in todo[first:] + todo[:first]:

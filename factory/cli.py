@@ -41,11 +41,14 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for t
 
 def _opened(path: Path, sets: list[str] | None) -> tuple[recipes.Recipe, Any, Any]:
     """(recipe, table, plan): everything that is decided before a model is loaded."""
+    from factory import honour
     from factory import plan as planning
 
     recipe = recipes.load(path, sets or [])
     table = recipe.source.open()
-    return recipe, table, planning.make(recipe, table)
+    planned = planning.make(recipe, table)
+    honour.check(recipe)
+    return recipe, table, planned
 
 
 def _out(recipe: recipes.Recipe, out: Path | None) -> Path:

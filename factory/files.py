@@ -83,3 +83,9 @@ def sync_tree(folder: Path) -> None:
         else:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+
+
+def cache_folder() -> Path:
+    """Where slow results that any run may use again are kept: $FACTORY_CACHE, else the user's cache folder. Safe to delete."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("FACTORY_CACHE") or Path(base) / "synthetic-dataset-factory")

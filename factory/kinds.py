@@ -9,6 +9,9 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+from typing import Any
+
+from pydantic import ValidationError
 
 from factory.contracts import Kind
 from factory.errors import UserError
@@ -38,6 +41,39 @@ def find(room: str, kind: str, contract: type[Kind]) -> type[Kind]:
             f"unknown kind {kind!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names(room))}")
         )
     return _only_class(importlib.import_module(f"factory.{room}.{kind}"), contract, kind)
+
+
+def nested(room: str, contract: type[Kind], value: Any) -> Kind:
+    """A kind inside another kind's fields: `name` or `{kind: name, …}` -> the kind. Raises ValueError that says what to write instead.
+
+    A source may leave `kind` out, as in a recipe: it follows from its `dataset`.
+    """
+    if isinstance(value, contract):
+        return value
+    fields = {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, dict) else {}
+    kind = fields.pop("kind", None)
+    infer = getattr(importlib.import_module(f"factory.{room}"), "infer", None)
+    try:
+        if kind is None and infer is not None and isinstance(fields.get("dataset"), str):
+            kind = infer(fields["dataset"])
+        if not isinstance(kind, str):
+            raise ValueError(f"expected a name or {{kind: name, …}}; there are: {', '.join(names(room))}")
+        model = find(room, kind, contract)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        keys = list(model.model_fields)
+        raise ValueError("; ".join(f"{kind}.{_fault(dict(fault), keys)}" for fault in error.errors())) from None
+
+
+def _fault(fault: dict[str, Any], keys: list[str]) -> str:
+    name = ".".join(map(str, fault["loc"]))
+    if fault["type"] != "extra_forbidden":
+        return f"{name}: {fault['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+    near = difflib.get_close_matches(name, keys, n=1)
+    return f"{name}: unknown key; " + (f"did you mean {near[0]}?" if near else f"the keys are: {', '.join(keys)}")
 
 
 def _only_class(module: object, contract: type[Kind], kind: str) -> type[Kind]:

@@ -7,27 +7,31 @@ the k-th request of a class is (seed, prompt, parents) depends on k alone, so as
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from factory import seeds
-from factory.contracts import Table
+from factory import seeds, wording
+from factory.contracts import Context, Table
 from factory.errors import UserError
+from factory.files import cache_folder
 from factory.recipe import Amount, Recipe
 from factory.records import Request
 
 UNLABELLED = -1
+_STEPS = (0.7548776662466927, 0.5698402909980532)  # 1/g and 1/g², g³ = g + 1: the R2 sequence (Roberts 2018)
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Columns of one round, ordered by ordinal and then class, so that any first stretch holds every class.
+    """Columns of one round, ordered by generator, then ordinal, then class, so that any first stretch holds every class.
 
     label, ordinal, prompt: int32 [N] (prompt indexes Plan.prompts).  seed: int64 [N].  parents: int32 [N, P], source rows.
+    generator, sweep: int16 [N], indices into the recipe's generators and Plan.sweeps.
     """
 
     label: np.ndarray
@@ -35,23 +39,30 @@ class Requests:
     seed: np.ndarray
     prompt: np.ndarray
     parents: np.ndarray
+    generator: np.ndarray
+    sweep: np.ndarray
 
     def __len__(self) -> int:
         return len(self.label)
 
     def slice(self, start: int, stop: int) -> Requests:
         """Rows [start, stop)."""
-        return Requests(*(column[start:stop] for column in (self.label, self.ordinal, self.seed, self.prompt, self.parents)))
+        return self.take(slice(start, stop))
+
+    def take(self, rows: Any) -> Requests:
+        """These rows (indices or a slice), in their order."""
+        return Requests(*(column[rows] for column in vars(self).values()))
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows [start, stop) of a round: the unit of work, made by one worker, whole or absent."""
+    """Rows [start, stop) of a round, all of one generator: the unit of work, made by one worker, whole or absent."""
 
     name: str
     round: int
     start: int
     stop: int
+    generator: int = 0
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -63,6 +74,9 @@ class Plan:
 
     classes: class indices that are asked for ([-1] for an unlabelled source).  pools: the parents of each such class.
     wanted: int64, images to keep for each such class, after filtering; not part of the identity.
+    shares: the generators' weights, summing to 1.  batch_sizes: images per call of each generator.
+    sweeps: the settings of each cell of the recipe's sweep; one empty cell without one.
+    wording: what is known of the prompts: how many, and how many were dropped.
     """
 
     id: str
@@ -74,36 +88,60 @@ class Plan:
     class_prompts: list[np.ndarray]
     pools: list[np.ndarray]
     parent_count: int
+    parents_of: str
     shard: int
-    batch: int
+    batch_sizes: list[int]
+    shares: np.ndarray
+    sweeps: list[tuple[tuple[str, float], ...]]
+    wording: dict[str, Any]
     identity: dict[str, Any] = field(repr=False)
 
     def requests(self, start: np.ndarray, count: np.ndarray) -> Requests:
         """The stretch [start, start + count) of every class's sequence; both int64 [classes]."""
+        spans = [(i, int(s), int(s + n)) for i, (s, n) in enumerate(zip(start, count, strict=True))]
         label = np.repeat(self.classes.astype(np.int32), count)
-        ordinal = np.concatenate([np.arange(s, s + n, dtype=np.int32) for s, n in zip(start, count, strict=True)])
-        prompt = np.concatenate([self._prompts_of(i, s, s + n) for i, (s, n) in enumerate(zip(start, count, strict=True))])
-        parents = np.concatenate([self._parents_of(i, s, s + n) for i, (s, n) in enumerate(zip(start, count, strict=True))])
-        order = np.lexsort((label, ordinal))
-        label, ordinal = label[order], ordinal[order]
-        return Requests(label, ordinal, seeds.per_request(self.seed, label, ordinal), prompt[order], parents[order])
-
-    def shards(self, round: int, rows: int) -> list[Shard]:
-        """A round of that many rows cut into shards; independent of who will make them."""
-        return [
-            Shard(f"{round:02d}-{i:05d}", round, start, min(start + self.shard, rows)) for i, start in enumerate(range(0, rows, self.shard))
+        ordinal = np.concatenate([np.arange(s, e, dtype=np.int32) for _, s, e in spans])
+        columns = [
+            label,
+            ordinal,
+            seeds.per_request(self.seed, label, ordinal),
+            *(np.concatenate([of(*span) for span in spans]) for of in (self._prompts_of, self._parents_of)),
+            *(np.concatenate([self._spread(axis, *span) for span in spans]) for axis in range(2)),
         ]
+        order = np.lexsort((label, ordinal, columns[5]))
+        return Requests(*(column[order] for column in columns))
+
+    def shards(self, round: int, requests: Requests) -> list[Shard]:
+        """A round cut into shards of one generator each; independent of who will make them."""
+        edges = np.searchsorted(requests.generator, np.arange(len(self.shares) + 1)).tolist()
+        cuts = [
+            (generator, start, min(start + self.shard, stop))
+            for generator, (first, stop) in enumerate(itertools.pairwise(edges))
+            for start in range(first, stop, self.shard)
+        ]
+        return [Shard(f"{round:02d}-{i:05d}", round, start, stop, generator) for i, (generator, start, stop) in enumerate(cuts)]
 
     def batches(self, rows: Requests) -> Iterator[list[Request]]:
         """A shard's rows as batches of Requests."""
-        for start in range(0, len(rows), self.batch):
-            stop = min(start + self.batch, len(rows))
+        size = self.batch_sizes[int(rows.generator[0])] if len(rows) else 1
+        for start in range(0, len(rows), size):
+            stop = min(start + size, len(rows))
             yield [self._request(rows, i) for i in range(start, stop)]
 
     def _request(self, rows: Requests, i: int) -> Request:
         label, ordinal = int(rows.label[i]), int(rows.ordinal[i])
         prompt = self.prompts[rows.prompt[i]]
-        return Request(request_id(label, ordinal), label, ordinal, int(rows.seed[i]), prompt, tuple(map(int, rows.parents[i])))
+        return Request(
+            id=request_id(label, ordinal),
+            label=label,
+            ordinal=ordinal,
+            seed=int(rows.seed[i]),
+            prompt=prompt,
+            parents=tuple(map(int, rows.parents[i])),
+            classes=len(self.class_names),
+            generator=int(rows.generator[i]),
+            sweep=self.sweeps[rows.sweep[i]],
+        )
 
     def _prompts_of(self, i: int, start: int, stop: int) -> np.ndarray:
         own = self.class_prompts[i]
@@ -113,6 +151,8 @@ class Plan:
         """Parents for ordinals [start, stop): every pool member once per cycle; a second parent differs wherever it can."""
         if not self.parent_count:
             return np.zeros((stop - start, 0), np.int32)
+        if self.parents_of == "others":
+            return self._others_of(i, start, stop)
         pool = self.pools[i]
         n = len(pool)
         cycles = -(-stop // n)
@@ -125,6 +165,30 @@ class Plan:
             columns.append((first + slot + (draw * max(n - 1, 1)).astype(np.int64) % max(n - 1, 1)) % n)
         return pool[np.stack(columns, axis=1)].astype(np.int32)
 
+    def _others_of(self, i: int, start: int, stop: int) -> np.ndarray:
+        """Parents of other classes: these in turn, in an order of their own for each cycle, and any member of each."""
+        others = np.array([j for j, pool in enumerate(self.pools) if j != i and len(pool)])
+        sizes = np.array([len(self.pools[j]) for j in others])
+        rng = seeds.rng(self.seed, "other classes", int(self.classes[i]))
+        cycles = -(-stop // len(others))
+        turn = rng.random((cycles, len(others)), dtype=np.float32).argsort(axis=1, kind="stable").reshape(-1)[start:stop]
+        columns = []
+        for slot in range(self.parent_count):
+            draw = seeds.rng(self.seed, "other parents", int(self.classes[i]), slot).random(stop)[start:stop]
+            places = (draw * sizes[turn]).astype(np.int64)
+            columns.append([self.pools[others[j]][place] for j, place in zip(turn.tolist(), places.tolist(), strict=True)])
+        return np.array(columns, np.int32).T.reshape(stop - start, self.parent_count)
+
+    def _spread(self, axis: int, i: int, start: int, stop: int) -> np.ndarray:
+        """For ordinals [start, stop) the generator (axis 0) or the sweep's cell (axis 1), int16.
+
+        A low-discrepancy sequence, so that every stretch holds each choice in its share, and none goes with one prompt or parent.
+        """
+        shares = self.shares if axis == 0 else np.full(len(self.sweeps), 1 / len(self.sweeps))
+        shift = seeds.rng(self.seed, "spread", axis, int(self.classes[i])).random()
+        place = (shift + np.arange(start, stop) * _STEPS[axis]) % 1
+        return np.minimum(np.searchsorted(np.cumsum(shares), place, side="right"), len(shares) - 1).astype(np.int16)
+
 
 def request_id(label: int, ordinal: int) -> str:
     """The name of an image for life: its class and its place in the class's sequence."""
@@ -133,51 +197,69 @@ def request_id(label: int, ordinal: int) -> str:
 
 def make(recipe: Recipe, table: Table) -> Plan:
     """The plan of a recipe over an opened source. Raises UserError for what no run could honour."""
-    classes = np.arange(len(table.class_names)) if table.class_names else np.array([UNLABELLED])
-    members = table.labels if table.class_names else np.full(len(table), UNLABELLED)
+    names = recipe.prompts.categories(table.class_names) if table.class_names else []
+    classes = np.arange(len(names)) if names else np.array([UNLABELLED])
+    members = table.labels if names else np.full(len(table), UNLABELLED)
     pools = [np.flatnonzero(members == c) for c in classes]
-    parent_count = recipe.condition.parent_count()
-    _need_parents(recipe, table, pools, parent_count)
-    texts = recipe.prompts.texts(table.class_names or [""], recipe.seed)
-    prompts = list(dict.fromkeys(text for group in texts for text in group))
-    index = {text: i for i, text in enumerate(prompts)}
-    slots = wanted(recipe.amount, table.class_names, np.array([len(pool) for pool in pools]))
+    recipe.condition.check(table)
+    _need_parents(recipe, names, pools)
+    slots = wanted(recipe.amount, names, np.array([len(pool) for pool in pools]))
     if not slots.any():
         raise UserError("amount: the recipe asks for no image; raise amount.per_class, or amount.fill_to above the real images of a class")
+    worded = wording.texts(recipe.prompts, Context(table, names, recipe.seed, "auto", cache_folder()))
+    prompts = list(dict.fromkeys(text for group in worded.texts for text in group))
+    index = {text: i for i, text in enumerate(prompts)}
+    weights = np.array([generator.weight for generator in recipe.generator])
+    generators = [generator.settings() for generator in recipe.generator]
     identity = {
         "seed": recipe.seed,
-        "source": {"fingerprint": table.fingerprint, "class_names": table.class_names, "real": [len(pool) for pool in pools]},
-        "generator": recipe.generator.settings(),
+        "source": {"fingerprint": table.fingerprint, "class_names": names, "real": [len(pool) for pool in pools]},
+        "generator": generators if len(generators) > 1 else generators[0],
         "condition": recipe.condition.settings(),
-        "prompts": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
+        "prompts": hashlib.sha256(json.dumps(worded.texts).encode()).hexdigest(),
+        "sweep": recipe.sweep,
         "shard": recipe.shard,
         "threads": recipe.threads,
     }
     return Plan(
         id=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
         seed=recipe.seed,
-        class_names=table.class_names,
+        class_names=names,
         classes=classes,
         wanted=slots,
         prompts=prompts,
-        class_prompts=[np.array([index[text] for text in group], np.int32) for group in texts],
+        class_prompts=[np.array([index[text] for text in group], np.int32) for group in worded.texts],
         pools=pools,
-        parent_count=parent_count,
+        parent_count=recipe.condition.parent_count(),
+        parents_of=recipe.condition.parents_of,
         shard=recipe.shard,
-        batch=recipe.generator.batch,
+        batch_sizes=[generator.batch for generator in recipe.generator],
+        shares=weights / weights.sum(),
+        sweeps=recipe.sweep_cells(),
+        wording=worded.facts,
         identity=identity,
     )
 
 
-def _need_parents(recipe: Recipe, table: Table, pools: list[np.ndarray], parent_count: int) -> None:
-    if not parent_count:
+def _need_parents(recipe: Recipe, names: list[str], pools: list[np.ndarray]) -> None:
+    count = recipe.condition.parent_count()
+    if not count:
         return
-    bare = [table.class_names[i] if table.class_names else "(all)" for i, pool in enumerate(pools) if not len(pool)]
+    what = f"condition {recipe.condition.kind!r} needs {count} each"
+    if recipe.condition.parents_of == "others":
+        if sum(map(bool, map(len, pools))) < 2:
+            raise UserError(f"source: {what}, of another class; give a labelled source with two classes or more")
+        return
+    bare = [names[i] if names else "(all)" for i, pool in enumerate(pools) if not len(pool)]
     if bare:
         raise UserError(
-            f"source: no real image of {', '.join(map(repr, bare))} to condition on, and condition {recipe.condition.kind!r} needs "
-            f"{parent_count} each; add images, leave the class out with source.classes, or use condition: text"
+            f"source: no real image of {_some(bare)} to condition on, and {what}; add images, leave the class out with "
+            "source.classes, or use condition: text"
         )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def wanted(amount: Amount, class_names: list[str], real: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from factory.contracts import Table
 from factory.errors import Undecodable
 from factory.files import write_atomically
 from factory.plan import Plan
-from factory.prepare import Preparer, seeds_of
+from factory.prepare import Preparer
 from factory.recipe import Recipe
 from factory.records import Example, Request
 
@@ -29,9 +30,15 @@ def facts(recipe: Recipe, plan: Plan, table: Table) -> dict[str, Any]:
         "slots": slots,
         "real_images": len(table),
         "prompts": len(plan.prompts),
-        "shards": len(plan.shards(0, slots)),
+        "wording": plan.wording,
+        "sweep": len(plan.sweeps),
+        "shards": len(plan.shards(0, plan.requests(np.zeros(len(plan.classes), np.int64), plan.wanted))),
         "shard_requests": plan.shard,
-        "batch": plan.batch,
+        "batch": plan.batch_sizes[0],
+        "generators": [
+            {"kind": g.kind, "model": getattr(g, "model", None), "share": round(float(share), 4)}
+            for g, share in zip(recipe.generator, plan.shares, strict=True)
+        ],
         "parents_per_image": plan.parent_count,
         "rounds_at_most": recipe.amount.rounds,
         "disk_mb": _disk_mb(recipe, table, slots),
@@ -51,7 +58,7 @@ def _disk_mb(recipe: Recipe, table: Table, slots: int) -> float:
     if not pixels:
         return 0.0
     per_pixel = sum(len(images.encode(image)) for image in real) / pixels
-    side = [getattr(recipe.generator, name, None) or (pixels / len(real)) ** 0.5 for name in ("height", "width")]
+    side = [getattr(recipe.generator[0], name, None) or (pixels / len(real)) ** 0.5 for name in ("height", "width")]
     return round(slots * per_pixel * side[0] * side[1] / 1e6, 1)
 
 
@@ -76,7 +83,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
 def probe(recipe: Recipe, plan: Plan, table: Table, device: str) -> dict[str, Any]:
     """Make one full batch twice (the first warms up) and scale the second up to the plan."""
     slots = int(plan.wanted.sum())
-    first = first_images(recipe, plan, table, min(plan.batch, slots), device, repeat=2)
+    first = first_images(recipe, plan, table, min(plan.batch_sizes[0], slots), device, repeat=2)
     size = float(np.mean([len(images.encode(image)) for image in first.images]))
     rate = len(first.images) / first.seconds
     height, width = first.images[0].shape[:2]
@@ -105,17 +112,26 @@ def first_images(recipe: Recipe, plan: Plan, table: Table, n: int, device: str, 
     me = runtime.worker()
     runtime.fix_numerics(recipe.threads)
     chosen = runtime.device(me, device)
-    generator = recipe.generator.open(chosen)
-    generator.check(recipe.condition.required(), plan.class_names)
     rows = plan.requests(np.zeros(len(plan.classes), np.int64), np.minimum(plan.wanted, n))
-    prepared = [Preparer(recipe, plan, table).prepare(batch) for batch in plan.batches(rows.slice(0, min(n, len(rows))))]
-    first = First([r for b in prepared for r in b.requests], [p for b in prepared for p in b.parents], chosen)
-    for _ in range(repeat):
-        started = time.perf_counter()
-        first.images = []
-        for batch in prepared:
-            first.images += generator.generate(seeds_of(batch.requests), batch.inputs)
-        first.seconds = time.perf_counter() - started
+    order = np.lexsort((rows.label, rows.ordinal))[:n]  # the first of each class, whichever generator makes them
+    chosen_rows = rows.take(np.sort(order))
+    with TemporaryDirectory(prefix="factory-") as cache:
+        preparer = Preparer(recipe, plan, table, chosen, Path(cache))
+        batches = [
+            (shard.generator, b) for shard in plan.shards(0, chosen_rows) for b in plan.batches(chosen_rows.slice(shard.start, shard.stop))
+        ]
+        prepared = [(generator, preparer.prepare(batch)) for generator, batch in batches]
+    first = First([r for _, b in prepared for r in b.requests], [p for _, b in prepared for p in b.parents], chosen)
+    for number, kind in enumerate(recipe.generator):
+        own = [batch for generator, batch in prepared if generator == number]
+        if own:
+            generator = kind.open(chosen)
+            generator.check(recipe.needs(), plan.class_names)
+            for last in range(repeat):
+                started = time.perf_counter()
+                made = [image for batch in own for image in generator.generate(batch.seeds, batch.inputs)]
+                first.seconds += (time.perf_counter() - started) * (last + 1 == repeat)
+            first.images += made
     return first
 
 

@@ -21,9 +21,9 @@ def public_name(model: str) -> str:
     return Path(model.replace("\\", "/")).name if is_folder else model
 
 
-def generator_name(recipe: Recipe) -> str:
-    """The generator's model, or its kind where it has none, for strangers."""
-    return public_name(str(getattr(recipe.generator, "model", recipe.generator.kind)))
+def generator_names(recipe: Recipe) -> list[str]:
+    """Each generator's model, or its kind where it has none, for strangers."""
+    return [public_name(str(getattr(generator, "model", generator.kind))) for generator in recipe.generator]
 
 
 def card(recipe: Recipe, run: dict[str, Any], labels: np.ndarray, selection: Selection, folder: Path) -> str:
@@ -49,21 +49,28 @@ def card(recipe: Recipe, run: dict[str, Any], labels: np.ndarray, selection: Sel
         "|---|---|",
         *(f"| {slug} | {n} |" for slug, n in selection.refused().items()),
         "",
-        f"Generator: `{generator_name(recipe)}`. Condition: `{recipe.condition.kind}`. Plan: `{run['plan']}`.",
+        f"Generator: {', '.join(f'`{name}`' for name in generator_names(recipe))}. Condition: `{recipe.condition.kind}`. Plan: `{run['plan']}`.",
         "",
         "Columns: `id` names an image for life; `seed`, `prompt`, `parents` (content hashes of the real images it was conditioned on) and",
         "`conditioning` (what was drawn) are enough to make it again; each filter's score is kept under the filter's name.",
         "",
-        "Do not put these images into a validation or test set.",
+        "This is a **stress test** of generated images: it shows how a model takes such images, and says nothing about real ones. "
+        "Do not mix it with a real validation or test set."
+        if recipe.split == "stress_test"
+        else "Do not put these images into a validation or test set.",
         "",
     ]
     return "\n".join(lines)
 
 
 def _header(recipe: Recipe, folder: Path) -> str:
-    header: dict[str, object] = {"pretty_name": recipe.name, "tags": ["synthetic"]}
-    if (folder / "data").is_dir():
-        header["configs"] = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}]
+    header: dict[str, object] = {
+        "pretty_name": recipe.name,
+        "tags": ["synthetic", *(["stress-test"] if recipe.split == "stress_test" else [])],
+    }
+    path = f"data/{recipe.split}-*.parquet" if (folder / "data").is_dir() else f"{recipe.split}/**"
+    if (folder / "data").is_dir() or recipe.split != "train":
+        header["configs"] = [{"config_name": "default", "data_files": [{"split": recipe.split, "path": path}]}]
     out = io.StringIO()
     YAML().dump(header, out)
     return out.getvalue()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt, Tag, ValidationError
 
 from factory import kinds
 from factory.contracts import Condition, Exporter, Filter, Generator, Kind, Prompts, Source
@@ -15,19 +16,20 @@ from factory.errors import RecipeError, UserError
 
 
 class Section(NamedTuple):
-    """Where a section's kinds live, and which one is meant when the recipe names none."""
+    """Where a section's kinds live, which one is meant when the recipe names none, and whether it is a list of kinds or may be one."""
 
     room: str
     contract: type[Kind]
     default: str | None
+    many: Literal["one", "list", "either"] = "one"
 
 
 SECTIONS: dict[str, Section] = {
     "source": Section("sources", Source, None),
-    "generator": Section("generators", Generator, "diffusers"),
+    "generator": Section("generators", Generator, "diffusers", "either"),
     "condition": Section("conditions", Condition, "text"),
     "prompts": Section("prompts", Prompts, "template"),
-    "filters": Section("filters", Filter, None),
+    "filters": Section("filters", Filter, None, "list"),
     "export": Section("exporters", Exporter, "parquet"),
 }
 
@@ -57,6 +59,15 @@ class Plain(BaseModel):
     name: str = Field(description="What the dataset is called.", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0, lt=2**63, description="Every draw of the run follows from it.")
     amount: Amount = Field(default_factory=Amount, description="How many images to keep.")
+    sweep: dict[str, list[float]] = Field(
+        default_factory=dict,
+        description="Settings that fan out over the images, recorded for each: guidance, or any number of the condition. "
+        "For example {guidance: [1.5, 2, 4], strength: [0.4, 0.6]}; every combination gets an equal share.",
+    )
+    split: Literal["train", "stress_test"] = Field(
+        "train",
+        description="stress_test: a generated test set, marked as such in name, schema and card, which no source will read as real.",
+    )
     shard: int = Field(256, ge=1, le=100_000, description="Requests per shard, the unit of work and of resuming.")
     threads: int = Field(2, ge=1, description="CPU threads per worker; float sums depend on it, so it is fixed, not guessed.")
 
@@ -65,7 +76,7 @@ class Recipe(Plain):
     """One dataset to build. Sections that have kinds hold the opened kind itself."""
 
     source: Source = Field(description="Real images to condition on and to compare with.")
-    generator: Generator = Field(description="What makes pixels.")
+    generator: tuple[Generator, ...] = Field(description="What makes pixels: one, or a list of several that share the images by weight.")
     condition: Condition = Field(description="How real images, labels and text steer the generator.")
     prompts: Prompts = Field(description="Text for requests.")
     filters: tuple[Filter, ...] = Field((), description="Scores and the rules that decide from them, in order.")
@@ -74,8 +85,23 @@ class Recipe(Plain):
     def settings(self) -> dict[str, Any]:
         """The recipe as JSON values: what is stored with the data and compared on resume."""
         plain = self.model_dump(mode="json", include=set(Plain.model_fields))
-        single = {key: getattr(self, key).settings() for key in ("source", "generator", "condition", "prompts", "export")}
-        return {**plain, **single, "filters": [f.settings() for f in self.filters]}
+        single = {key: getattr(self, key).settings() for key in ("source", "condition", "prompts", "export")}
+        generators = [generator.settings() for generator in self.generator]
+        return {**plain, **single, "generator": generators, "filters": [f.settings() for f in self.filters]}
+
+    def needs(self) -> frozenset[str]:
+        """What every generator must take: what the condition needs, and what the sweep changes."""
+        return self.condition.required() | ({"guidance"} & self.sweep.keys())
+
+    def sweep_cells(self) -> list[tuple[tuple[str, float], ...]]:
+        """Every combination of the swept settings; one empty one without a sweep."""
+        return [tuple(zip(self.sweep, values, strict=True)) for values in itertools.product(*self.sweep.values())]
+
+    def swept(self, cell: Sequence[tuple[str, float]]) -> Condition:
+        """The condition with a cell's settings; guidance is the generator's. Raises ValidationError for a value that it refuses."""
+        changes = {name: value for name, value in cell if name != "guidance"}
+        given = {name: getattr(self.condition, name) for name in self.condition.model_fields_set}
+        return type(self.condition).model_validate({**given, **changes}) if changes else self.condition
 
     def named_filters(self) -> list[tuple[str, Filter]]:
         """Each filter with the name of its score column: its kind, numbered when a kind is used twice."""
@@ -98,17 +124,46 @@ def load(path: str | Path, sets: Sequence[str] = (), environ: Mapping[str, str] 
     sections = {key: _section(document, key, faults) for key in SECTIONS}
     if faults:
         raise RecipeError(ordered(faults))
-    return Recipe(**{key: getattr(plain, key) for key in Plain.model_fields}, **sections)
+    recipe = Recipe(**{key: getattr(plain, key) for key in Plain.model_fields}, **sections)
+    faults = [f"{document.where(('sweep', name))}: {why}" for name, why in _sweep_faults(recipe)]
+    if faults:
+        raise RecipeError(ordered(faults))
+    return recipe
+
+
+def _sweep_faults(recipe: Recipe) -> list[tuple[str, str]]:
+    """(axis, why it cannot be swept)."""
+    faults = []
+    for name, values in recipe.sweep.items():
+        if not values or len(set(values)) < len(values):
+            faults.append((name, "give at least one value, each once"))
+        elif name == "guidance":
+            faults += [(name, f"guidance is 0 or more, not {value:g}") for value in values if value < 0]
+        elif name not in type(recipe.condition).model_fields:
+            known = ", ".join(["guidance", *type(recipe.condition).model_fields])
+            faults.append((name, f"condition {recipe.condition.kind} has no such setting; a sweep takes {known}"))
+        else:
+            faults += [(name, why) for value in values if (why := _sweep_fault(recipe, name, value))]
+    return faults
+
+
+def _sweep_fault(recipe: Recipe, name: str, value: float) -> str:
+    try:
+        swept = recipe.swept([(name, value)])
+    except ValidationError as error:
+        return f"{value:g} is refused: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+    same = swept.required() == recipe.condition.required() and swept.parent_count() == recipe.condition.parent_count()
+    return "" if same else f"{value:g} makes another kind of request; set condition.{name} in the recipe first, or build two datasets"
 
 
 def _section(document: Document, key: str, faults: list[str]) -> Any:
     """The opened kind(s) of one section, or None when it has faults (which are appended)."""
-    default = SECTIONS[key].default
+    default, many = SECTIONS[key].default, SECTIONS[key].many
     raw = document.data.get(key)
-    if key == "filters":
-        if raw is not None and not isinstance(raw, list):
-            faults.append(f"{document.where((key,))}: expected a list; write each filter as `- {{kind: …}}`")
-            return None
+    if many == "list" and raw is not None and not isinstance(raw, list):
+        faults.append(f"{document.where((key,))}: expected a list; write each filter as `- {{kind: …}}`")
+        return None
+    if many == "list" or (many == "either" and isinstance(raw, list) and raw):
         items = [_kind(document, key, item, (key, i), faults) for i, item in enumerate(raw or [])]
         return None if any(item is None for item in items) else tuple(items)
     if raw is None:
@@ -116,11 +171,12 @@ def _section(document: Document, key: str, faults: list[str]) -> Any:
             faults.append(f"{document.where((key,))}: required section is missing; add `{key}: {{…}}`")
             return None
         raw = {}
-    return _kind(document, key, raw, (key,), faults)
+    one = _kind(document, key, raw, (key,), faults)
+    return (one,) if many == "either" and one is not None else one
 
 
 def _kind(document: Document, key: str, raw: Any, path: KeyPath, faults: list[str]) -> Kind | None:
-    room, contract, default = SECTIONS[key]
+    room, contract, default, _ = SECTIONS[key]
     if isinstance(raw, str):
         raw = {"kind": raw}
     if not isinstance(raw, dict):

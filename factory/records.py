@@ -53,6 +53,8 @@ class Request:
     """One wanted image: the `ordinal`-th of its class, and everything drawn for it by the plan.
 
     label: class index, -1 unlabelled.  seed: 63-bit, its own.  parents: source indices, possibly empty.
+    classes: how many classes the dataset has.  generator: which of the recipe's generators makes it.
+    sweep: the settings of its cell where the recipe sweeps some, name -> value.
     """
 
     id: str
@@ -61,6 +63,9 @@ class Request:
     seed: int
     prompt: str
     parents: tuple[int, ...] = ()
+    classes: int = 0
+    generator: int = 0
+    sweep: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,11 @@ class Inputs:
     label: class index for class-conditional pipelines, or None.
     images: uint8 [H, W, 3] each; how a generator uses them is the condition's `needs`.
     combine: embeddings float32 [len(images), D] -> float32 [D]; None takes the first image's embedding as it is.
-    strength: SDEdit strength in (0, 1], or None.
+    tokens: with several images and no combine, each is a condition token of its own where the pipeline takes several, and their
+    embeddings are averaged where it takes one.
+    strength: SDEdit strength in (0, 1], or None.  guidance: guidance scale in place of the generator's own, or None.
+    adapter_scale: scale of the image-prompt adapter, >= 0, or None for the generator's own.
+    control: uint8 [H, W, 3], a control image, or None.  mask: uint8 [H, W] of images[0], 255 where it is repainted, or None.
     annotations / soft_label: what the child inherits, already moved with the pixels.
     record: what was drawn (λ, boxes, transforms), so that one image can be replayed; JSON scalars only.
     """
@@ -80,7 +89,12 @@ class Inputs:
     label: int | None = None
     images: tuple[np.ndarray, ...] = ()
     combine: Callable[[np.ndarray], np.ndarray] | None = None
+    tokens: bool = False
     strength: float | None = None
+    guidance: float | None = None
+    adapter_scale: float | None = None
+    control: np.ndarray | None = None
+    mask: np.ndarray | None = None
     annotations: Annotations | None = None
     soft_label: np.ndarray | None = None
     record: dict[str, float | int | str] = field(default_factory=dict)

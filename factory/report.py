@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from factory import contact_sheet
+from factory import contact_sheet, wording
 from factory.contracts import Table
 from factory.files import write_json
 from factory.plan import Plan, Shard
@@ -160,13 +160,26 @@ def write(recipe: Recipe, plan: Plan, table: Table, store: Store, selection: Sel
         },
         "worker_seconds": round(sum(mark["seconds"] for mark in marks), 2),
         "threads": recipe.threads,
-        "generator": store.generator(),
+        "prompts": _prompts(recipe, plan, asked),
+        "generators": store.generators(),
         "versions": {
             package: metadata.version(package) for package in ("torch", "diffusers", "transformers", "open_clip_torch", "datasets")
         },
     }
     write_json(store.folder / "report.json", report)
     return report
+
+
+def _prompts(recipe: Recipe, plan: Plan, asked: Counter[int]) -> dict[str, Any]:
+    """How many prompts there were, what the ones in use cover, and how different they are."""
+    used = [[plan.prompts[p] for p in own[: asked[c]].tolist()] for c, own in zip(plan.classes.tolist(), plan.class_prompts, strict=True)]
+    distinct = list(dict.fromkeys(text for group in used for text in group))
+    return {
+        **plan.wording,
+        "used": len(distinct),
+        "coverage": recipe.prompts.coverage(used, plan.class_names),
+        "diversity": wording.measure(distinct, recipe.prompts.sentences),
+    }
 
 
 def _short(per_class: dict[str, dict[str, int]]) -> dict[str, int]:

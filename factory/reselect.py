@@ -25,7 +25,7 @@ def run(folder: Path, recipe_file: Path | None, sets: list[str], export: bool) -
     quota = dict(zip(classes, planning.wanted(recipe.amount, class_names, real).tolist(), strict=True))
     shards, rows = store.read_rows()
     labels = rows["label"]
-    selection = assemble.decide(recipe, store, shards, labels, quota)
+    selection = assemble.decide(recipe, store, shards, rows, quota)
     kept = Counter(labels[selection.keep].tolist())
     result = {
         "rows": len(labels),

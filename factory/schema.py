@@ -30,7 +30,7 @@ def of_recipes() -> dict[str, Any]:
 
 
 def _section_schema(key: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    room, contract, default = SECTIONS[key]
+    room, contract, default, many = SECTIONS[key]
     choices = []
     for kind in kinds.names(room):
         model = kinds.find(room, kind, contract)
@@ -44,4 +44,5 @@ def _section_schema(key: str, definitions: dict[str, Any]) -> dict[str, Any]:
     # anyOf: a source without `kind` may fit several, since the kind is inferred from its path
     outside = {"type": "object", "required": ["kind"], "properties": {"kind": {"type": "string", "pattern": r"\."}}}
     one: dict[str, Any] = {"anyOf": [*choices, {"enum": kinds.names(room)}, outside]}
-    return {"type": "array", "items": one} if key == "filters" else one
+    several = {"type": "array", "items": one}
+    return several if many == "list" else {"anyOf": [*one["anyOf"], {**several, "minItems": 1}]} if many == "either" else one

@@ -47,10 +47,11 @@ class Selection:
         return {slug: int(n) for slug, n in zip(self.reasons[1:], counts[1:], strict=True)}
 
 
-def decide(labels: np.ndarray, rules: Sequence[Rule], quota: dict[int, int] | None = None) -> Selection:
+def decide(labels: np.ndarray, rules: Sequence[Rule], quota: dict[int, int] | None = None, ordinals: np.ndarray | None = None) -> Selection:
     """Apply rules in order to rows in plan order; a row's reason is the first rule that refuses it.
 
     labels: int32 [N].  quota: class -> rows to keep at most; later rows of a full class are refused as `over_quota`.
+    ordinals: int32 [N], what "later" means there; the order of the rows without them.
     """
     n = len(labels)
     reasons = [KEPT, *dict.fromkeys(rule.reason for rule in rules), OVER_QUOTA]
@@ -60,7 +61,8 @@ def decide(labels: np.ndarray, rules: Sequence[Rule], quota: dict[int, int] | No
         reason[refused & (reason == 0)] = reasons.index(rule.reason)
     if quota is not None:
         rows = np.flatnonzero(reason == 0)
-        reason[_beyond(rows, labels[rows], lambda names, _: np.array([quota.get(int(c), 0) for c in names]))] = len(reasons) - 1
+        early = None if ordinals is None else -ordinals[rows]
+        reason[_beyond(rows, labels[rows], lambda names, _: np.array([quota.get(int(c), 0) for c in names]), early)] = len(reasons) - 1
     return Selection(reason == 0, reason, reasons)
 
 

@@ -172,9 +172,9 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         return _try_lock(path)
 
-    def pin_generator(self, described: dict[str, Any]) -> None:
+    def pin_generator(self, number: int, described: dict[str, Any]) -> None:
         """Write down what makes this run's images. Raises UserError when other weights made those that are here."""
-        pinned = create_once(self.folder / "generator.json", described)
+        pinned = create_once(self.folder / f"generator-{number}.json", described)
         old, new = ({key: d.get(key) for key in ("weights", "commit")} for d in (pinned, described))
         changes = _differences(old, new)
         if changes:
@@ -182,10 +182,10 @@ class Store:
                 f"{self.folder}: the generator's weights changed since this run began ({'; '.join(changes)}); choose another --out"
             )
 
-    def generator(self) -> dict[str, Any] | None:
-        """What made the images, or None before the first."""
-        path = self.folder / "generator.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    def generators(self) -> list[dict[str, Any]]:
+        """What made the images: those of the recipe's generators that have been loaded so far, in the recipe's order."""
+        paths = sorted(self.folder.glob("generator-*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))
+        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
     # ---- rounds
 
@@ -372,6 +372,8 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     """`generator.steps: 16 → 20`, one for each leaf that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [line for key in sorted({*old, *new}) for line in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and any(isinstance(item, dict) for item in old):
+        return [line for i in range(len(old)) for line in _differences(old[i], new[i], f"{path}[{i}]")]
     if old == new:
         return []
     shown = [text if len(text := str(value)) <= 40 else text[:37] + "…" for value in (old, new)]

@@ -18,9 +18,9 @@ from PIL import Image
 
 from factory import images
 from factory.contracts import Filter, FilterContext, OpenGenerator, Scorer, Table
-from factory.errors import Undecodable
+from factory.errors import Undecodable, UserError
 from factory.plan import Plan, Requests, Shard
-from factory.prepare import Batch, Preparer, labels_of, seeds_of
+from factory.prepare import Batch, Preparer
 from factory.recipe import Recipe
 from factory.records import Annotations, Example, Inputs, Request, Samples
 from factory.store import Store
@@ -31,6 +31,7 @@ class _Row:
     """What is written of one sample; the parents' pixels are let go."""
 
     request: Request
+    prompt: str
     parents: list[tuple[int, str]]
     inputs: Inputs
 
@@ -61,18 +62,30 @@ class Maker:
     def __init__(self, recipe: Recipe, plan: Plan, table: Table, store: Store, device: str, watcher: Watcher):
         self.recipe, self.plan, self.table, self.store, self.device = recipe, plan, table, store, device
         self.watcher = watcher
-        self.preparer = Preparer(recipe, plan, table)
+        self.preparer = Preparer(recipe, plan, table, device, store.folder / "cache")
+        self._generators: dict[int, OpenGenerator] = {}
         self._pool = ThreadPoolExecutor(max(2, recipe.threads), thread_name_prefix="factory-images")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="factory-writer")
         self._pending: Future[None] | None = None
 
-    @functools.cached_property
-    def generator(self) -> OpenGenerator:
-        """The loaded generator, checked against the condition before any image is made."""
-        generator = self.recipe.generator.open(self.device)
-        generator.check(self.recipe.condition.required(), self.plan.class_names)
-        self.store.pin_generator(generator.describe())
-        return generator
+    def generator(self, number: int) -> OpenGenerator:
+        """One of the recipe's generators, loaded once, and checked against the condition before any image is made."""
+        if number not in self._generators:
+            try:
+                opened = self._open(number)
+            except UserError:
+                if not self._generators:
+                    raise
+                self._generators.clear()  # several may not fit into one device's memory
+                opened = self._open(number)
+            self.store.pin_generator(number, opened.describe())
+            self._generators[number] = opened
+        return self._generators[number]
+
+    def _open(self, number: int) -> OpenGenerator:
+        opened = self.recipe.generator[number].open(self.device)
+        opened.check(self.recipe.needs(), self.plan.class_names)
+        return opened
 
     @functools.cached_property
     def scorers(self) -> dict[str, Scorer]:
@@ -86,7 +99,8 @@ class Maker:
             self._rescore(shard)
             release()
             return
-        self.generator, self.scorers  # noqa: B018  opened here, so that the clock starts when making does
+        self.generator(shard.generator), self.scorers  # opened here, so that the clock starts when making does
+        self.preparer.open()
         self.watcher.ready()
         made = _Made(time.perf_counter())
         batches = list(self.plan.batches(rows.slice(shard.start, shard.stop)))
@@ -95,7 +109,7 @@ class Maker:
             batch = upcoming.result()
             if i + 1 < len(batches):
                 upcoming = self._pool.submit(self.preparer.prepare, batches[i + 1])
-            self._generate(batch, made)
+            self._generate(shard.generator, batch, made)
         self.flush()
         self._pending = self._writer.submit(self._write, shard, made, release)
 
@@ -115,22 +129,22 @@ class Maker:
 
     # ---- generate
 
-    def _generate(self, batch: Batch, made: _Made) -> None:
-        made_images = self.generator.generate(seeds_of(batch.requests), batch.inputs)
+    def _generate(self, generator: int, batch: Batch, made: _Made) -> None:
+        made_images = self.generator(generator).generate(batch.seeds, batch.inputs)
         made.encoded += [self._pool.submit(images.encode, image) for image in made_images]
         samples = Samples(
             ids=[request.id for request in batch.requests],
             images=list(made_images),
-            labels=labels_of(batch.requests),
-            prompts=[request.prompt for request in batch.requests],
+            labels=batch.labels,
+            prompts=batch.prompts,
             parents=batch.parents,
         )
-        for request, own, given, image in zip(batch.requests, batch.parents, batch.inputs, made_images, strict=True):
+        for request, prompt, own, given, image in zip(batch.requests, batch.prompts, batch.parents, batch.inputs, made_images, strict=True):
             notes = given.annotations
             if notes is not None and given.images:  # the pipeline stretched the condition image to its own size
                 notes = notes.resized(given.images[0].shape[:2], image.shape[:2])
-            kept = replace(given, images=(), combine=None, annotations=notes)
-            made.rows.append(_Row(request, [(p.index, p.key) for p in own], kept))
+            kept = replace(given, images=(), combine=None, control=None, mask=None, annotations=notes)
+            made.rows.append(_Row(request, prompt, [(p.index, p.key) for p in own], kept))
         self._score(samples, made.scores, self.recipe.filters)
 
     def _score(self, samples: Samples, into: dict[str, list[dict[str, np.ndarray]]], filters: Iterable[Filter]) -> None:
@@ -169,8 +183,9 @@ class Maker:
         self.watcher.ready()
         table = self.store.read_shard(shard.name)
         scores: dict[str, list[dict[str, np.ndarray]]] = {}
-        for start in range(0, table.num_rows, self.plan.batch):
-            self._score(self._stored(table.slice(start, self.plan.batch).to_pylist()), scores, missing)
+        size = self.plan.batch_sizes[shard.generator]
+        for start in range(0, table.num_rows, size):
+            self._score(self._stored(table.slice(start, size).to_pylist()), scores, missing)
         self._write_scores(shard.name, scores)
 
     def _stored(self, rows: list[dict[str, Any]]) -> Samples:
@@ -209,7 +224,8 @@ def _table(shard: Shard, made: _Made) -> pa.Table:
         "ordinal": pa.array([r.ordinal for r in requests], pa.int32()),
         "round": pa.array([shard.round] * len(requests), pa.int16()),
         "seed": pa.array([r.seed for r in requests], pa.int64()),
-        "prompt": pa.array([r.prompt for r in requests], pa.string()),
+        "prompt": pa.array([row.prompt for row in made.rows], pa.string()),
+        "generator": pa.array([r.generator for r in requests], pa.int16()),
         "parents": pa.array([[key for _, key in row.parents] for row in made.rows], pa.list_(pa.string())),
         "parent_rows": pa.array([[index for index, _ in row.parents] for row in made.rows], pa.list_(pa.int32())),
         "conditioning": pa.array([json.dumps(i.record, sort_keys=True) for i in inputs], pa.string()),

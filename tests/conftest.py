@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from factory.contracts import Context
+from factory.records import Example
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -51,3 +54,26 @@ def write_recipe(tmp_path: Path, image_folder: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+class Wordless:
+    """A table without images: what prompts may ask of one."""
+
+    notes: frozenset[str] = frozenset()
+    captions: list[str] | None = None
+    fingerprint = "0"
+
+    def __init__(self, class_names: list[str]) -> None:
+        self.class_names, self.labels = class_names, np.zeros(0, np.int32)
+
+    def __len__(self) -> int:
+        return 0
+
+    def read(self, index: int) -> Example:
+        raise IndexError(index)
+
+
+def wordless(class_names: list[str], seed: int = 0, cache: Path = Path("runs/cache")) -> Context:
+    """What prompts open with, for kinds that need class names alone; [""] is an unlabelled source."""
+    names = [name for name in class_names if name]
+    return Context(Wordless(names), names, seed, "cpu", cache)

@@ -15,10 +15,10 @@ from tests.conftest import ROOT
 FLOORS = [
     ["errors", "records", "seeds", "images", "files"],
     ["contracts", "kinds"],
-    ["encoders", "models"],
+    ["encoders", "sentences", "models"],
     ["augment"],
     ["sources", "prompts", "conditions", "generators", "filters", "exporters"],
-    ["document", "recipe", "schema", "plan", "neighbours", "select", "store", "runtime"],
+    ["document", "recipe", "schema", "honour", "wording", "plan", "neighbours", "select", "store", "runtime"],
     ["contact_sheet", "prepare", "worker", "publish", "assemble", "report", "build", "reselect", "preview"],
     ["train"],
     ["cli", "__main__"],

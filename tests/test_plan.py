@@ -94,7 +94,7 @@ def test_a_first_stretch_holds_every_class(mixing: Path) -> None:
 def test_shards_and_batches_cover_the_rows_once(mixing: Path) -> None:
     plan = make(mixing)
     requests = stretch(plan, 0, 10)
-    ids = [r.id for s in plan.shards(0, len(requests)) for b in plan.batches(requests.slice(s.start, s.stop)) for r in b]
+    ids = [r.id for s in plan.shards(0, requests) for b in plan.batches(requests.slice(s.start, s.stop)) for r in b]
     assert ids == [planning.request_id(int(c), int(k)) for c, k in zip(requests.label, requests.ordinal, strict=True)]
     assert len(set(ids)) == 20
 
@@ -123,3 +123,55 @@ def test_every_shipped_recipe_plans(path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(ROOT)
     plan = make(path)
     assert len(plan.requests(np.zeros(len(plan.classes), np.int64), plan.wanted)) == plan.wanted.sum() > 0
+
+
+SEVERAL = "[{kind: tests.paint.Paint, batch: 4, weight: 3}, {kind: tests.paint.Paint, batch: 3, size: 8}]"
+
+
+def test_several_generators_share_every_stretch_by_weight(write_recipe: Callable[..., Path]) -> None:
+    plan = make(write_recipe(generator=SEVERAL, amount="{per_class: 400}"))
+    requests = stretch(plan, 0, 400)
+    shares = [(requests.generator == 0)[requests.label == label].mean() for label in (0, 1)]
+    assert all(abs(share - 0.75) < 0.02 for share in shares)
+    early = requests.ordinal < 20
+    assert abs((requests.generator == 0)[early].mean() - 0.75) < 0.06
+    for shard in plan.shards(0, requests):
+        rows = requests.slice(shard.start, shard.stop)
+        assert set(rows.generator.tolist()) == {shard.generator}, "a shard has one generator"
+        assert max(map(len, plan.batches(rows))) <= plan.batch_sizes[shard.generator]
+    assert sum(map(len, plan.shards(0, requests))) == 800
+    later = stretch(plan, 100, 50)
+    whole = {(int(c), int(k)): int(g) for c, k, g in zip(requests.label, requests.ordinal, requests.generator, strict=True)}
+    assert all(whole[int(c), int(k)] == g for c, k, g in zip(later.label, later.ordinal, later.generator, strict=True))
+
+
+def test_a_sweep_fans_out_evenly_and_is_told_to_each_request(write_recipe: Callable[..., Path]) -> None:
+    path = write_recipe(sweep="{guidance: [1, 4], strength: [0.3, 0.5, 0.7]}", condition="{kind: image, strength: 0.5}")
+    plan = make(path)
+    assert len(plan.sweeps) == 6 and plan.sweeps[0] == (("guidance", 1.0), ("strength", 0.3))
+    requests = stretch(plan, 0, 240)
+    counts = np.bincount(requests.sweep, minlength=6)
+    assert counts.min() >= 70 and counts.max() <= 90
+    parents = requests.parents[:, 0]
+    assert all(len(np.unique(requests.sweep[parents == parent])) == 6 for parent in np.unique(parents)), "no parent is tied to one cell"
+    (first, *_) = [r for batch in plan.batches(requests) for r in batch]
+    assert dict(first.sweep).keys() == {"guidance", "strength"}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "says"),
+    [
+        ("{guidance: []}", "at least one value"),
+        ("{strenth: [0.4]}", "no such setting"),
+        ("{strength: [0.4, 1.5]}", "1.5 is refused"),
+        ("{guidance: [-1]}", "0 or more"),
+    ],
+)
+def test_a_wrong_sweep_is_named(sweep: str, says: str, write_recipe: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=says):
+        make(write_recipe(sweep=sweep, condition="{kind: image, strength: 0.5}"))
+
+
+def test_a_sweep_cannot_turn_one_kind_of_request_into_another(write_recipe: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="another kind of request"):
+        make(write_recipe(sweep="{strength: [0.4]}", condition="image"))

@@ -10,6 +10,7 @@ from factory import kinds
 from factory.contracts import Prompts
 from factory.errors import UserError
 from factory.prompts.template import Template, balanced
+from tests.conftest import wordless
 
 
 @pytest.mark.parametrize("sizes", [(1,), (2, 2), (2, 3), (4, 6), (2, 4, 8), (3, 3, 3), (6, 4, 9), (1, 5, 1, 5)])
@@ -29,23 +30,23 @@ def test_a_cut_grid_is_a_prefix_of_the_whole_even_when_the_whole_is_too_large_to
 
 def test_texts_fill_label_and_axes():
     kind = Template(text=["a {label} {place}", "{place}: {label}"], axes={"place": ["here", "there"]})
-    (cats,) = kind.texts(["cat"], seed=1)
+    (cats,) = kind.texts(wordless(["cat"], 1))
     assert sorted(cats) == sorted(["a cat here", "a cat there", "here: cat", "there: cat"])
-    assert kind.texts(["dog", "cat"], seed=1)[1] == cats
+    assert kind.texts(wordless(["dog", "cat"], 1))[1] == cats
 
 
 def test_classes_have_their_own_order():
     kind = Template(text="a {label} {n}", axes={"n": [str(n) for n in range(50)]})
-    first, second = kind.texts(["a", "b"], seed=0)
+    first, second = kind.texts(wordless(["a", "b"], 0))
     assert [text.replace("a b", "a a") for text in second] != first
-    assert kind.texts(["a"], seed=1)[0] != first
+    assert kind.texts(wordless(["a"], 1))[0] != first
 
 
 def test_limit_and_doubles():
     kind = Template(text=["{label}", "{label} {n}"], axes={"n": ["1", "2", "3"]}, limit=100)
-    (texts,) = kind.texts(["x"], 0)
+    (texts,) = kind.texts(wordless(["x"], 0))
     assert sorted(texts) == ["x", "x 1", "x 2", "x 3"]
-    assert len(Template(text="{n}", axes={"n": list("abc")}, limit=2).texts([""], 0)[0]) == 2
+    assert len(Template(text="{n}", axes={"n": list("abc")}, limit=2).texts(wordless([""], 0))[0]) == 2
 
 
 @pytest.mark.parametrize(
@@ -68,9 +69,9 @@ def test_recipe_errors_say_what_exists(fields, message):
 
 
 def test_unlabelled_source():
-    assert Template(text="a texture").texts([""], 0) == [["a texture"]]
+    assert Template(text="a texture").texts(wordless([""], 0)) == [["a texture"]]
     with pytest.raises(UserError, match="no labels"):
-        Template().texts([""], 0)
+        Template().texts(wordless([""], 0))
 
 
 def test_found_by_name():

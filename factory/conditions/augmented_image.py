@@ -5,19 +5,17 @@ Ten variants: mix none, mixup, cutmix, embed_mixup or embed_cutmix, each with an
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from factory import kinds
 from factory.conditions import _mix
 from factory.contracts import Augment, Condition
-from factory.errors import UserError
 from factory.records import Example, Inputs, Request
 
 PIXEL_MIXES = ("mixup", "cutmix")
@@ -26,29 +24,10 @@ Record = dict[str, float | int | str]
 
 def _augment(value: Any) -> Augment:
     """`name` or `{kind: name, …}` -> the augment. Raises ValueError that says what to write instead."""
-    if isinstance(value, Augment):
-        return value
-    fields = {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, dict) else {}
-    kind = fields.pop("kind", None)
-    if not isinstance(kind, str):
-        raise ValueError(f"an augment is a name or {{kind: name, …}}; there are: {', '.join(kinds.names('augment'))}")
+    kind = value.get("kind") if isinstance(value, dict) else value
     if kind in (*PIXEL_MIXES, "embed_mixup", "embed_cutmix"):
         raise ValueError(f"{kind} takes two images, so it is no augment; write `mix: {kind}` beside it")
-    try:
-        return kinds.find("augment", kind, Augment).model_validate(fields)  # type: ignore[return-value]
-    except UserError as error:
-        raise ValueError(str(error)) from None
-    except ValidationError as error:
-        keys = kinds.find("augment", kind, Augment).model_fields
-        raise ValueError("; ".join(f"{kind}.{_fault(dict(fault), list(keys))}" for fault in error.errors())) from None
-
-
-def _fault(fault: dict[str, Any], keys: list[str]) -> str:
-    name = ".".join(map(str, fault["loc"]))
-    if fault["type"] != "extra_forbidden":
-        return f"{name}: {fault['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-    near = difflib.get_close_matches(name, keys, n=1)
-    return f"{name}: unknown key; " + (f"did you mean {near[0]}?" if near else f"the keys are: {', '.join(keys)}")
+    return kinds.nested("augment", Augment, value)  # type: ignore[return-value]
 
 
 AnyAugment = Annotated[

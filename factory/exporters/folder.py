@@ -23,7 +23,7 @@ _SPLIT_WORD = re.compile(
 
 
 class Folder(Exporter):
-    """Writes train/<class>/<id>.png and train/metadata.jsonl with the class name and the provenance of each file."""
+    """Writes <split>/<class>/<id>.png and <split>/metadata.jsonl with the class name and the provenance of each file."""
 
     image: ImageFormat = Field("png", description="png is lossless; webp is smaller, and lossless at quality 100; jpeg is read everywhere.")
     quality: int = Field(95, ge=1, le=100, description="For webp and jpeg.")
@@ -34,7 +34,7 @@ class Folder(Exporter):
         In the metadata `label` is the class name; torchvision numbers the classes by the sorted names of their folders. Further
         images of a row (masks) are beside train/, where no reader takes them for samples: the column `mask` names mask/<class>/<id>.png.
         """
-        base = folder / "train"
+        base = folder / info.split
         folders = safe_names(info.class_names)
         counts: Counter[str] = Counter()
         base.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ GROUP_BYTES = 32 << 20  # and large images do not fill the memory
 
 
 class Parquet(Exporter):
-    """Writes data/train-00000-of-00003.parquet, … with the features (Image, ClassLabel, …) in the schema. Equal rows give equal bytes."""
+    """Writes data/<split>-00000-of-00003.parquet, … with the features (Image, ClassLabel, …) in the schema. Equal rows give equal bytes."""
 
     shard_mb: int = Field(256, ge=1, description="A file is closed once it holds about this many megabytes.")
     image: ImageFormat = Field("png", description="png is lossless; webp is smaller, and lossless at quality 100.")
@@ -28,7 +28,7 @@ class Parquet(Exporter):
     def write(self, rows: Iterable[dict[str, Any]], info: DatasetInfo, folder: Path) -> None:
         """Memory holds one row group. The number of files is known at the end, so names are final only then."""
         schema = features(info).arrow_schema
-        shards = _Shards(folder / "data", schema, self.shard_mb << 20)
+        shards = _Shards(folder / "data", schema, self.shard_mb << 20, info.split)
         try:
             for row, data in _encode.encoded(rows, self.image, self.quality):
                 name = f"{row['id']}.{_encode.SUFFIX[self.image]}" if "id" in row else None
@@ -72,8 +72,8 @@ def _label(row: dict[str, Any], info: DatasetInfo) -> dict[str, int | None]:
 class _Shards:
     """Files that grow by row groups and are cut by size."""
 
-    def __init__(self, folder: Path, schema: pa.Schema, limit: int):
-        self.folder, self.schema, self.limit = folder, schema, limit
+    def __init__(self, folder: Path, schema: pa.Schema, limit: int, split: str):
+        self.folder, self.schema, self.limit, self.split = folder, schema, limit, split
         self.rows: list[dict[str, Any]] = []
         self.group_bytes = self.shard_bytes = 0
         self.writer: pq.ParquetWriter | None = None
@@ -93,7 +93,7 @@ class _Shards:
         if self.writer is not None or self.rows or not self.parts:  # a dataset of no rows is one empty file, which still has columns
             self._close()
         for i, part in enumerate(self.parts):
-            part.rename(self.folder / f"train-{i:05d}-of-{len(self.parts):05d}.parquet")
+            part.rename(self.folder / f"{self.split}-{i:05d}-of-{len(self.parts):05d}.parquet")
 
     def abandon(self) -> None:
         if self.writer is not None:
@@ -104,7 +104,7 @@ class _Shards:
 
     def _flush(self) -> None:
         if self.writer is None:
-            self.parts.append(self.folder / f".train-{len(self.parts):05d}.part")
+            self.parts.append(self.folder / f".{self.split}-{len(self.parts):05d}.part")
             repeated = [name for name in self.schema.names if name != "image"]  # no two images are equal: a dictionary of them is waste
             options = {"compression": "zstd", "use_dictionary": repeated, "write_page_index": True}
             self.writer = pq.ParquetWriter(self.parts[-1], self.schema, **options)

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from factory import seeds
-from factory.contracts import Prompts
+from factory.contracts import Context, Prompts
 from factory.errors import UserError
 
 
@@ -38,7 +38,7 @@ class Template(Prompts):
                 raise ValueError(f"axes: {name} must have at least one value, each once")
         return self
 
-    def texts(self, class_names: Sequence[str], seed: int) -> list[list[str]]:
+    def texts(self, context: Context) -> list[list[str]]:
         """For each class every text × axes cell once, up to `limit`; the order is drawn for each class by name and seed.
 
         In every prefix of length m each value of an axis of size n, and each text, occurs m/n times, rounded down or up (see
@@ -46,10 +46,11 @@ class Template(Prompts):
         approximate. A class named "" is an unlabelled source: UserError when a text wants its {label}.
         """
         texts = self._texts()
+        class_names = context.class_names or [""]
         if "" in class_names and any("label" in _blanks(text) for text in texts):
             raise UserError("prompts.text uses {label}, but the source has no labels; write a text without it")
         cells = balanced([len(texts), *map(len, self.axes.values())], self.limit)
-        return [self._of_class(name, cells, seed) for name in class_names]
+        return [self._of_class(name, cells, context.seed) for name in class_names]
 
     def _texts(self) -> list[str]:
         return [self.text] if isinstance(self.text, str) else self.text

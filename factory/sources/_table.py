@@ -64,6 +64,7 @@ class TableSource(Source):
         for key, name in columns.items():
             if name is not None:
                 _columns.require(data.features, name, key, where)
+        _refuse_stress_test(data, where)
         if self.label is None:
             index, labels, names = np.arange(len(data)), np.full(len(data), -1, np.int32), list[str]()
         else:
@@ -98,6 +99,18 @@ class TableSource(Source):
         return index, renumber[labels[index]], [names[number] for number in kept]
 
 
+def _refuse_stress_test(data: Any, where: str) -> None:
+    """Raise UserError when some rows are of a generated test set: they may never pass for real images."""
+    if "synthetic" not in data.features:
+        return
+    marks = _columns.column(data, "synthetic")
+    count = marks.count("stress_test")
+    if count:
+        raise UserError(
+            f"{where}: {count} of {len(marks)} rows are a generated stress test (column `synthetic`); use real images as the source"
+        )
+
+
 class DatasetTable:
     """A `Table` over a `datasets.Dataset` in Arrow format; rows are read and decoded one at a time, from any thread.
 
@@ -108,6 +121,7 @@ class DatasetTable:
 
     def __init__(self, source: TableSource, rows: Any, index: np.ndarray, labels: np.ndarray, names: list[str], captions: list[str] | None):
         self._source, self._rows, self._index = source, rows, index
+        self.notes = frozenset(key for key in ("caption", "soft_label", "mask", "boxes") if getattr(source, key) is not None)
         self.class_names, self.labels, self.captions = names, labels, captions
         self.fingerprint = self._fingerprint()
 
