@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from factory import kinds
 from factory.contracts import Prompts
 from factory.errors import UserError
-from factory.prompts.template import Template, balanced
+from factory.prompts._template import balanced
+from factory.prompts.template import Template
 from tests.conftest import wordless
 
 

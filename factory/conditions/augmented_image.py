@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
@@ -49,6 +49,8 @@ class _Drawn:
 
 class AugmentedImage(Condition):
     """Augments one or two real images of the class, mixes them as pixels or as embeddings, and may drop entries of the embedding."""
+
+    ways: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"image_embedding"}), frozenset({"image"}))
 
     mix: Literal["none", "mixup", "cutmix", "embed_mixup", "embed_cutmix"] = Field(
         "none", description="How two images of the class become one, as pixels (mixup, cutmix) or embeddings (embed_…); none: one image."

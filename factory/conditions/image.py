@@ -16,6 +16,7 @@ class Image(Condition):
     """A variation of one real image of the class (strength: null), or image-to-image from it (Meng et al. 2022, SDEdit)."""
 
     parents: ClassVar[int] = 1
+    ways: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"image_embedding"}), frozenset({"image"}))
 
     strength: float | None = Field(
         None,

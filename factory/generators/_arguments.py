@@ -20,6 +20,11 @@ OURS = {  # argument -> what sets it instead
     "ip_adapter_image_embeds": "the condition",
     "class_labels": "the condition",
     "strength": "the condition",
+    "mask_image": "the condition",
+    "control_image": "the condition",
+    "controlnet_conditioning_scale": "generator.controlnets",
+    "control_guidance_start": "generator.controlnets",
+    "control_guidance_end": "generator.controlnets",
     "generator": "the plan's seeds",
     "latents": "the plan's seeds",
     "batch_size": "generator.batch",
@@ -35,7 +40,7 @@ OURS = {  # argument -> what sets it instead
 
 
 def parameters(pipe: Any) -> dict[str, inspect.Parameter]:
-    """The named parameters of a pipeline's call."""
+    """The named parameters of the call of a pipeline or of a pipeline class."""
     found = inspect.signature(pipe.__call__).parameters
     return {name: one for name, one in found.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
 

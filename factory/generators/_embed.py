@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,12 @@ from factory.records import Inputs
 
 
 class EmbedRoute(ABC):
-    """target: the pipeline to call, which for combined pipelines is their decoder."""
+    """target: the pipeline to call, which for combined pipelines is their decoder.
+
+    several: whether one image may be conditioned on several embeddings, each a token of its own.
+    """
+
+    several = False
 
     def __init__(self, target: Any):
         self.target = target
@@ -32,7 +37,7 @@ class EmbedRoute(ABC):
 
     @abstractmethod
     def arguments(self, rows: Any, guided: bool) -> dict[str, Any]:
-        """Conditional rows [B, …] -> arguments of the call. guided: the pipeline will do classifier-free guidance."""
+        """Conditional rows [B, tokens, …] -> arguments of the call. guided: the pipeline will do classifier-free guidance."""
 
 
 def find(pipe: Any, adapted: bool) -> EmbedRoute | None:
@@ -54,24 +59,35 @@ def find(pipe: Any, adapted: bool) -> EmbedRoute | None:
 
 
 def mix(route: EmbedRoute, inputs: Sequence[Inputs]) -> Any:
-    """Encode every image of a batch in order and combine each request's rows as its condition asks -> tensor [B, …]."""
+    """Encode every image of a batch in order and combine each request's rows as its condition asks -> tensor [B, tokens, …].
+
+    There is one token, but for inputs that ask for `tokens` on a route that takes several; elsewhere theirs are averaged.
+    """
     import torch
 
     with torch.no_grad():
         encoded = route.encode([to_pil(image) for one in inputs for image in one.images])
-    host = encoded.float().cpu().numpy().reshape(len(encoded), -1)
     rows, start = [], 0
     for one in inputs:
-        own = slice(start, start + len(one.images))
-        start = own.stop
-        if one.combine is None:  # as the encoder made it, without a detour over float32
-            rows.append(encoded[own.start])
-            continue
-        mixed = np.asarray(one.combine(host[own]), dtype=np.float32)
-        if mixed.shape != host.shape[1:]:
-            raise ValueError(f"combine must give one embedding of {host.shape[1]} numbers, not {mixed.shape}")
-        rows.append(torch.from_numpy(mixed).reshape(encoded.shape[1:]).to(encoded))
+        own = encoded[start : start + len(one.images)]
+        start += len(one.images)
+        if one.combine is not None:
+            rows.append(_combined(one.combine, own))
+        elif one.tokens and len(own) > 1:
+            rows.append(own if route.several else own.float().mean(0, keepdim=True).to(encoded))
+        else:  # as the encoder made it, without a detour over float32
+            rows.append(own[:1])
     return torch.stack(rows)
+
+
+def _combined(combine: Callable[[np.ndarray], np.ndarray], own: Any) -> Any:
+    import torch
+
+    host = own.float().cpu().numpy().reshape(len(own), -1)
+    mixed = np.asarray(combine(host), dtype=np.float32)
+    if mixed.shape != host.shape[1:]:
+        raise ValueError(f"combine must give one embedding of {host.shape[1]} numbers, not {mixed.shape}")
+    return torch.from_numpy(mixed).reshape(own[:1].shape).to(own)
 
 
 class _Direct(EmbedRoute):
@@ -87,7 +103,7 @@ class _Direct(EmbedRoute):
         return _projected(self.target.image_encoder, _processor(self.target), pictures, self.target)
 
     def arguments(self, rows: Any, guided: bool) -> dict[str, Any]:
-        return {self.name: rows}
+        return {self.name: rows[:, 0]}
 
 
 class _Combined(EmbedRoute):
@@ -101,6 +117,7 @@ class _Combined(EmbedRoute):
         return _projected(self.prior.image_encoder, _processor(self.prior), pictures, self.prior)
 
     def arguments(self, rows: Any, guided: bool) -> dict[str, Any]:
+        rows = rows[:, 0]
         return {"image_embeds": rows, "negative_image_embeds": self.prior.get_zero_embed(len(rows), rows.device).to(rows)}
 
 
@@ -113,7 +130,7 @@ class _Adapter(EmbedRoute):
         prepare = inspect.signature(target.prepare_ip_adapter_image_embeds).parameters
         self.halves = "do_classifier_free_guidance" in prepare
         annotation = str(inspect.signature(target.__call__).parameters["ip_adapter_image_embeds"].annotation)
-        self.listed = "list[" in annotation.casefold()
+        self.listed = self.several = "list[" in annotation.casefold()
         _keep_rows(target)
 
     def encode(self, pictures: list[Image.Image]) -> Any:
@@ -131,9 +148,9 @@ class _Adapter(EmbedRoute):
         import torch
 
         if self.halves and guided:
-            empty = torch.zeros_like(rows) if self.unconditional is None else self.unconditional.expand_as(rows)
+            empty = torch.zeros_like(rows) if self.unconditional is None else self.unconditional[:, None].expand_as(rows)
             rows = torch.cat([empty, rows])
-        rows = rows[:, None] if self.listed else rows if rows.ndim > 2 else rows[:, None]
+        rows = rows if self.listed or rows.ndim == 3 else rows[:, 0]
         return {"ip_adapter_image_embeds": [rows] if self.listed else rows}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.errors import UserError
+from factory.generators import _controls, _fast
 from factory.generators._source import Located, last_line, locate, pipeline_class, refuse_pickle, refuse_pickled_folder
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ def load(kind: Diffusers, device: str) -> Loaded:
         pipe = _read(found, located, kind, device)
         _set_scheduler(pipe, kind)
         _add_loras(pipe, kind)
+        _add_embeddings(pipe, kind)
         _add_ip_adapter(pipe, kind)
+        if kind.controlnets:
+            pipe = _controls.attach(pipe, kind, _dtype(kind, device))
     for name in DENOISERS:
         module = getattr(pipe, name, None)
         if kind.compile and module is not None:
@@ -146,19 +150,59 @@ def _set_scheduler(pipe: Any, kind: Diffusers) -> None:
 
 
 def _add_loras(pipe: Any, kind: Diffusers) -> None:
-    if not kind.loras:
+    wanted = [(f"loras[{i}]", lora.model, lora.weight_name, lora.revision, lora.scale) for i, lora in enumerate(kind.loras)]
+    own = _fast.lora(kind.fast, type(pipe).__name__, kind.steps) if kind.fast is not None and not _brings_speed(kind) else None
+    if own is not None:
+        wanted.append(("fast", own[0], own[1], None, 1.0))
+    if not wanted:
         return
     if not hasattr(pipe, "load_lora_weights"):
-        raise UserError(f"generator.loras: {type(pipe).__name__} takes no LoRA; remove the key")
-    for number, lora in enumerate(kind.loras):
-        if lora.weight_name is not None:
-            refuse_pickle(lora.weight_name, kind, f"loras[{number}]")
-        options = {"weight_name": lora.weight_name, "revision": lora.revision, "use_safetensors": None if kind.allow_pickle else True}
+        raise UserError(f"generator.{wanted[0][0]}: {type(pipe).__name__} takes no LoRA; remove the key")
+    for number, (what, model, weight_name, revision, _) in enumerate(wanted):
+        if weight_name is not None:
+            refuse_pickle(weight_name, kind, what)
+        options = {"weight_name": weight_name, "revision": revision, "use_safetensors": None if kind.allow_pickle else True}
         try:
-            pipe.load_lora_weights(lora.model, adapter_name=f"lora_{number}", **options)
+            pipe.load_lora_weights(model, adapter_name=f"lora_{number}", **options)
         except (OSError, ImportError, ValueError) as error:
-            raise UserError(f"generator.loras[{number}]: cannot load {lora.model}: {last_line(error)}") from error
-    pipe.set_adapters([f"lora_{number}" for number in range(len(kind.loras))], [lora.scale for lora in kind.loras])
+            raise UserError(f"generator.{what}: cannot load {model}: {last_line(error)}") from error
+    pipe.set_adapters([f"lora_{number}" for number in range(len(wanted))], [scale for *_, scale in wanted])
+
+
+def _brings_speed(kind: Diffusers) -> bool:
+    """Whether the recipe names the few-step adapter itself, from another place: one whose name says so."""
+    key = {"lcm_lora": "lcm", "hyper_sd": "hyper", "tcd": "tcd"}.get(kind.fast or "", "")
+    return bool(key) and any(key in f"{lora.model}/{lora.weight_name}".casefold() for lora in kind.loras)
+
+
+def _add_embeddings(pipe: Any, kind: Diffusers) -> None:
+    if not kind.embeddings:
+        return
+    if not hasattr(pipe, "load_textual_inversion"):
+        raise UserError(f"generator.embeddings: {type(pipe).__name__} takes no textual inversion; remove the key")
+    for number, one in enumerate(kind.embeddings):
+        what = f"embeddings[{number}]"
+        for name in filter(None, (one.weight_name, one.model if Path(one.model).expanduser().is_file() else None)):
+            refuse_pickle(name, kind, what)
+        before = {name: len(tokenizer) for name, tokenizer, _ in _towers(pipe)}
+        options = {"weight_name": one.weight_name, "revision": one.revision, "use_safetensors": None if kind.allow_pickle else True}
+        try:
+            pipe.load_textual_inversion(one.model, token=one.token, **{k: v for k, v in options.items() if v is not None})
+        except (OSError, ImportError, ValueError) as error:
+            raise UserError(f"generator.{what}: cannot load {one.model}: {last_line(error)}") from error
+        for name, tokenizer, encoder in _towers(pipe):
+            rows = encoder.get_input_embeddings().weight.data
+            rows[before[name] : len(tokenizer)] *= one.scale
+
+
+def _towers(pipe: Any) -> list[tuple[str, Any, Any]]:
+    """(name, tokenizer, text encoder) of each pair that a pipeline has."""
+    names = [(f"tokenizer{suffix}", f"text_encoder{suffix}") for suffix in ("", "_2", "_3")]
+    return [
+        (first, getattr(pipe, first), getattr(pipe, second))
+        for first, second in names
+        if getattr(pipe, first, None) is not None and getattr(pipe, second, None) is not None
+    ]
 
 
 def _add_ip_adapter(pipe: Any, kind: Diffusers) -> None:

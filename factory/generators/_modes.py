@@ -1,4 +1,4 @@
-"""One family's pipelines on the same weights: text to image, and image to image."""
+"""One family's pipelines on the same weights: text to image, image to image, inpainting."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 from factory.generators._arguments import parameters
 from factory.generators._load import quiet
+
+FROM_IMAGE, INPAINT = frozenset({"image", "strength"}), frozenset({"image", "mask_image"})
+_TASKS = {FROM_IMAGE: ("AutoPipelineForImage2Image", "Img2Img"), INPAINT: ("AutoPipelineForInpainting", "Inpaint")}
 
 
 class Modes:
@@ -18,16 +21,23 @@ class Modes:
 
     def image_to_image(self) -> Any:
         """The pipeline that starts from an image at a strength: this one, or its sibling, or None."""
-        if _starts_from_image(self.base):
-            return self.base
-        found = self._sibling("AutoPipelineForImage2Image")
-        return found if found is not None and _starts_from_image(found) else None
+        return self._taking(FROM_IMAGE)
+
+    def inpaint(self) -> Any:
+        """The pipeline that repaints a masked part of an image: this one, or its sibling, or None."""
+        return self._taking(INPAINT)
 
     def without_image(self) -> Any:
         """The pipeline for a condition without an initial image; a folder may have been saved as image to image."""
-        return (self._sibling("AutoPipelineForText2Image") if _starts_from_image(self.base) else None) or self.base
+        return (self._sibling("AutoPipelineForText2Image", None) if _takes(self.base, FROM_IMAGE) else None) or self.base
 
-    def _sibling(self, task: str) -> Any:
+    def _taking(self, names: frozenset[str]) -> Any:
+        if _takes(self.base, names):
+            return self.base
+        found = self._sibling(*_TASKS[names])
+        return found if found is not None and _takes(found, names) else None
+
+    def _sibling(self, task: str, infix: str | None) -> Any:
         import diffusers
 
         if task not in self._siblings:
@@ -35,23 +45,46 @@ class Modes:
                 with quiet():
                     self._siblings[task] = getattr(diffusers, task).from_pipe(self.base)
             except ValueError:  # how diffusers says that its table of families lacks this one
-                self._siblings[task] = _namesake(self.base) if task == "AutoPipelineForImage2Image" else None
+                self._siblings[task] = _namesake(self.base, infix) if infix else None
         return self._siblings[task]
 
 
-def _starts_from_image(pipe: Any) -> bool:
-    return {"image", "strength"} <= parameters(pipe).keys()
+def sibling_class(found: type, names: frozenset[str]) -> type | None:
+    """The class that takes these arguments: this one, the one in diffusers' tables, or its namesake, or None."""
+    from diffusers.pipelines import auto_pipeline
+
+    if _takes(found, names):
+        return found
+    _, infix = _TASKS[names]
+    table = {"Img2Img": auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, "Inpaint": auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING}[infix]
+    near = auto_pipeline._get_task_class(table, found.__name__, throw_error_if_not_exist=False) or _namesake_class(found, infix)
+    return near if near is not None and _takes(near, names) else None
 
 
-def _namesake(pipe: Any) -> Any:
-    """The image-to-image pipeline that diffusers has by this one's name, on the same weights; None where it lacks some."""
+def _takes(pipe: Any, names: frozenset[str]) -> bool:
+    known = parameters(pipe).keys()
+    return names <= known and (names != FROM_IMAGE or "mask_image" not in known or not _needs_mask(pipe))
+
+
+def _needs_mask(pipe: Any) -> bool:
+    """Whether a pipeline with a mask_image cannot do without one: the project's own can, diffusers' inpainting cannot."""
+    return not (pipe if isinstance(pipe, type) else type(pipe)).__module__.startswith("factory.")
+
+
+def _namesake_class(found: type, infix: str) -> type | None:
+    """The class that diffusers has by this one's name with an infix."""
     import diffusers
 
-    name = type(pipe).__name__.replace("Pipeline", "Img2ImgPipeline")
-    if name not in dir(diffusers):
+    name = found.__name__.replace("Pipeline", f"{infix}Pipeline")
+    return getattr(diffusers, name) if name in dir(diffusers) else None
+
+
+def _namesake(pipe: Any, infix: str) -> Any:
+    """The namesake on the same weights; None where it lacks some."""
+    found = _namesake_class(type(pipe), infix)
+    if found is None:
         return None
-    found = getattr(diffusers, name)
-    expected = inspect.signature(found.__init__).parameters
+    expected = inspect.signature(found).parameters
     try:
         with quiet():
             return found(**{part: module for part, module in pipe.components.items() if part in expected})

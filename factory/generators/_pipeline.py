@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from factory.contracts import NEEDS
 from factory.errors import UserError
-from factory.generators import _embed, _labels
+from factory.generators import _abilities, _controls, _embed, _labels
 from factory.generators._arguments import guidance_name, guided, needs_prompt, negative_prompt, parameters, settled
 from factory.generators._encode import PromptMemo, Split
 from factory.generators._load import Loaded, out_of_memory, place, quiet
 from factory.generators._modes import Modes
 from factory.generators._noise import fenced, generators
-from factory.generators._sizes import fit, own_size
+from factory.generators._sizes import fit, fit_masks, own_size
 from factory.images import from_output
 from factory.records import Inputs
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from factory.generators.diffusers import Diffusers
 
 log = logging.getLogger(__name__)
-NEEDS = ("text", "class_label", "image", "image_embedding")
 
 
 class OpenDiffusers:
@@ -44,40 +44,21 @@ class OpenDiffusers:
         self._noise_device = "cpu"
         self._needs: frozenset[str] | None = None
         self._ids: list[int] | None = None
-        self.accepts = frozenset(need for need in NEEDS if not self.why_not(need))
-
-    def why_not(self, need: str) -> str:
-        """One sentence for an error message: why this pipeline cannot take a need; empty where it can."""
-        name, known = type(self.base).__name__, parameters(self.base)
-        if need == "text" and "prompt" not in known:
-            return f"{name} takes no prompt"
-        if need == "class_label" and ("class_labels" not in known or _labels.count(self.base) is None):
-            return f"{name} has no class labels"
-        if need == "image" and self._modes.image_to_image() is None:
-            other = (
-                "its `image` is no initial image, as it takes no strength"
-                if "image" in known
-                else "diffusers has no image-to-image sibling of it"
-            )
-            return f"{name} cannot start from an image: {other}"
-        if need == "image_embedding" and self._route(self.base) is None:
-            return f"{name} has no way in for image embeddings; " + (
-                "load an ip_adapter" if hasattr(self.base, "load_ip_adapter") else "choose a pipeline with an image encoder, such as unCLIP"
-            )
-        return "" if need in NEEDS else f"{name} knows no such input"
+        self.can = _abilities.of_pipeline(self.base, self._modes, kind)
+        self.accepts = frozenset(need for need in NEEDS if not self.can.why_not(need))
 
     def check(self, needs: frozenset[str], class_names: Sequence[str]) -> None:
         """Settle how this condition is honoured. Raises UserError when it cannot be, before any image is made."""
         for need in sorted(needs - self.accepts):
             raise UserError(
-                f"generator: the condition needs {need}, but {self.why_not(need)}; it can take: {', '.join(sorted(self.accepts)) or 'nothing'}"
+                f"generator: the condition needs {need}, but {self.can.why_not(need)}; it can take: {', '.join(sorted(self.accepts)) or 'nothing'}"
             )
-        pipe = self._modes.image_to_image() if "image" in needs else self._modes.without_image()
+        pipe = self._mode(needs)
         self._refuse_missing(pipe, needs)
         route = self._route(pipe) if "image_embedding" in needs else None
         target = route.target if route else pipe
         self._refuse_together(target, needs, route)
-        settings = settled(target, self.kind, resizes="image" in needs)
+        settings = settled(target, self.kind, resizes=bool(needs & {"image", "mask"})) | _controls.settings(target, self.kind)
         ids = _labels.match(self.base, class_names, self.kind.class_ids) if "class_label" in needs else None
         self._refuse_unset(target, needs, route, settings)
         with quiet():
@@ -86,6 +67,11 @@ class OpenDiffusers:
                 self._placed = pipe
             self.memo.install(pipe)
         self._needs, self._pipe, self._embed, self._settings, self._ids = needs, target, route, settings, ids
+
+    def _mode(self, needs: frozenset[str]) -> Any:
+        if "mask" in needs:
+            return self._modes.inpaint()
+        return self._modes.image_to_image() if "image" in needs else self._modes.without_image()
 
     def generate(self, seeds: Sequence[int], inputs: Sequence[Inputs]) -> list[np.ndarray]:
         """One image per input, uint8 [H, W, 3]; image i depends on seeds[i] and inputs[i] (and the batch's shape) alone."""
@@ -101,11 +87,12 @@ class OpenDiffusers:
         return [made[index] for index in range(len(inputs))]
 
     def _group(self, one: Inputs) -> object:
-        """What images of one call share: the strength, and the size where it is the initial image's own."""
-        if "image" not in (self._needs or ()):
-            return None
-        sized = (self.kind.height and self.kind.width) or own_size(self._pipe) is not None
-        return one.strength, None if sized or not one.images else one.images[0].shape
+        """What images of one call share: scalar settings, how many tokens, and the size where it is the initial image's own."""
+        tokens = len(one.images) if self._embed is not None and self._embed.several and one.tokens else 1
+        needs = self._needs or frozenset()
+        sized = (self.kind.height and self.kind.width) or own_size(self._pipe) is not None or not needs & {"image", "mask", "control"}
+        sizes = None if sized else (one.images[0].shape if one.images else None, None if one.control is None else one.control.shape)
+        return one.strength, one.guidance, one.adapter_scale, tokens, sizes
 
     def describe(self) -> dict[str, Any]:
         """What made the images, as JSON values, for provenance."""
@@ -140,14 +127,17 @@ class OpenDiffusers:
         if "class_labels" in known and known["class_labels"].default is known["class_labels"].empty and "class_label" not in needs:
             raise UserError(f"generator: {name} makes images of a class, and the condition gives no class_label; choose one that does")
         embeds = {"image", "image_embeds"} <= known.keys() and "strength" not in known
+        if "control" not in needs and _controls.argument(pipe) is not None:
+            raise UserError(f"generator: {name} follows a control image, and the condition gives none; use condition: control")
         if "image_embedding" not in needs and (embeds or self.kind.ip_adapter):
             what = "an ip_adapter is loaded" if self.kind.ip_adapter else f"{name} is steered by image embeddings"
             raise UserError(f"generator: {what}, and the condition gives no image_embedding; choose one that does")
 
     def _refuse_together(self, target: Any, needs: frozenset[str], route: _embed.EmbedRoute | None) -> None:
         """Refuse needs that are honoured one by one and not at once: the second would be dropped without a word."""
-        dropped = {"text": "prompt", "image": "image", "class_label": "class_labels"}
+        dropped = {"text": "prompt", "image": "image", "class_label": "class_labels", "mask": "mask_image"}
         lost = [need for need, name in dropped.items() if need in needs and name not in parameters(target)]
+        lost += ["control"] if "control" in needs and _controls.argument(target) is None else []
         lost += ["image_embedding"] if "image_embedding" in needs and route is None else []
         if lost:
             raise UserError(
@@ -158,7 +148,9 @@ class OpenDiffusers:
     def _refuse_unset(self, pipe: Any, needs: frozenset[str], route: _embed.EmbedRoute | None, settings: dict[str, Any]) -> None:
         given = {"prompt", "generator", "batch_size", *settings}
         given |= {"class_labels"} if "class_label" in needs else set()
-        given |= {"image", "strength"} if "image" in needs else set()
+        given |= {"image", "strength"} if needs & {"image", "mask"} else set()
+        given |= {"mask_image"} if "mask" in needs else set()
+        given |= {str(_controls.argument(pipe))} if "control" in needs else set()
         given |= {"image_embeds", "image_embeddings", "negative_image_embeds"} if route else set()
         unset = [name for name, one in parameters(pipe).items() if one.default is one.empty and name not in given]
         if unset:
@@ -200,7 +192,7 @@ class OpenDiffusers:
         return [made[index] for index in range(len(seeds))]
 
     def _arguments(self, seeds: Sequence[int], inputs: Sequence[Inputs]) -> dict[str, Any]:
-        """This batch's arguments beside the settled ones. A later sweep of settings per request would split batches as strength does."""
+        """This batch's arguments beside the settled ones; what is a scalar of the call is the same for all of the batch (see _group)."""
         known, needs = parameters(self._pipe), self._needs or frozenset()
         noise = generators(seeds, self._noise_device)
         offered: dict[str, Any] = {
@@ -213,15 +205,34 @@ class OpenDiffusers:
         if negative is not None:
             offered["negative_prompt"] = [negative] * len(seeds)
         arguments = {name: value for name, value in offered.items() if name in known} | self._settings
+        first = inputs[0]
+        if first.guidance is not None:
+            arguments[str(guidance_name(self._pipe))] = first.guidance
         if "class_label" in needs:
             arguments["class_labels"] = [self._class_id(one) for one in inputs]
-        if "image" in needs:
+        if needs & {"image", "mask"}:
             arguments["image"] = fit(self._pipe, [one.images[0] for one in inputs], self.kind.height, self.kind.width)
-            if inputs[0].strength is not None:
-                arguments["strength"] = inputs[0].strength
+            if first.strength is not None and "strength" in known:
+                arguments["strength"] = first.strength
+        if "mask" in needs:
+            arguments["mask_image"] = fit_masks([_mask(one) for one in inputs], arguments["image"][0].size)
+        if "control" in needs:
+            arguments |= self._control(inputs)
         if self._embed is not None:
-            arguments |= self._embed.arguments(_embed.mix(self._embed, inputs), guided(self._pipe, self._settings))
+            if "adapter_scale" in needs and self.kind.ip_adapter is not None:
+                scale = first.adapter_scale
+                self._pipe.set_ip_adapter_scale(self.kind.ip_adapter.scale if scale is None else scale)
+            arguments |= self._embed.arguments(_embed.mix(self._embed, inputs), guided(self._pipe, arguments))
         return arguments
+
+    def _control(self, inputs: Sequence[Inputs]) -> dict[str, Any]:
+        """The control images, for each of several nets the same ones."""
+        controls = [one.control for one in inputs if one.control is not None]
+        if len(controls) != len(inputs):
+            raise UserError("generator: the condition needs control, but a request has no control image")
+        pictures = fit(self._pipe, controls, self.kind.height, self.kind.width)
+        several = len(self.kind.controlnets)
+        return {str(_controls.argument(self._pipe)): [pictures] * several if several > 1 else pictures}
 
     def _class_id(self, one: Inputs) -> int:
         if one.label is None or one.label < 0:
@@ -276,8 +287,15 @@ class OpenDiffusers:
         return images
 
 
+def _mask(one: Inputs) -> np.ndarray:
+    if one.mask is None:
+        raise UserError("generator: the condition needs mask, but a request has no mask")
+    return one.mask
+
+
 def _needs_of(inputs: Sequence[Inputs]) -> frozenset[str]:
     """What inputs ask for, where nobody has said it: images with a strength are initial images, others are embedded."""
     first = inputs[0]
-    images = {"image" if first.strength is not None else "image_embedding"} if first.images else set()
-    return frozenset(images | ({"text"} if first.prompt is not None else set()))
+    image = "mask" if first.mask is not None else "image" if first.strength is not None else "image_embedding"
+    wanted = {image: bool(first.images), "text": first.prompt is not None, "control": first.control is not None}
+    return frozenset(need for need, asked in wanted.items() if asked)

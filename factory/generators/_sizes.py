@@ -26,6 +26,11 @@ def fit(pipe: Any, images: Sequence[np.ndarray], height: int | None, width: int 
     return [picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS) for picture in map(to_pil, images)]
 
 
+def fit_masks(masks: Sequence[np.ndarray], size: tuple[int, int]) -> list[Image.Image]:
+    """uint8 [H, W], 255 where it is repainted -> Pillow greys of one size (width, height), by nearest neighbour."""
+    return [Image.fromarray(np.ascontiguousarray(mask)).resize(size, Image.Resampling.NEAREST) for mask in masks]
+
+
 def own_size(pipe: Any) -> tuple[int, int] | None:
     """The pipeline's default height and width in pixels, where it says so."""
     scale = int(getattr(pipe, "vae_scale_factor", 1))

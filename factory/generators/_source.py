@@ -34,10 +34,10 @@ def locate(kind: Diffusers) -> Located:
     """
     local = Path(kind.model).expanduser()
     if local.is_dir():
-        index, commit = _read_index(local / "model_index.json", kind.model), None
+        index, commit = read_index(local / "model_index.json", kind.model), None
     else:
         index_file = _download_index(kind, local)
-        index, commit = _read_index(index_file, kind.model), index_file.parent.name
+        index, commit = read_index(index_file, kind.model), index_file.parent.name
     _refuse_code(index, kind)
     folder = local if local.is_dir() else _download(kind)
     if not kind.trust_remote_code:
@@ -123,7 +123,8 @@ def _libraries(index: dict[str, Any]) -> set[str]:
     return {library for library, _ in _components(index).values()}
 
 
-def _read_index(path: Path, model: str) -> dict[str, Any]:
+def read_index(path: Path, model: str) -> dict[str, Any]:
+    """model_index.json as a mapping that names a class. Raises UserError."""
     try:
         index = json.loads(path.read_text())
     except FileNotFoundError:

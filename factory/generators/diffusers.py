@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from factory.contracts import Generator
+from factory.generators import _fast
 
 if TYPE_CHECKING:
     from factory.generators._pipeline import OpenDiffusers
@@ -39,6 +41,31 @@ class IpAdapter(BaseModel):
     )
 
 
+class ControlNet(BaseModel):
+    """A network that makes the pipeline follow a control image (Zhang et al. 2023, arXiv 2302.05543)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="Local folder or Hub id, for example lllyasviel/control_v11p_sd15_canny.")
+    scale: float = Field(1.0, ge=0, description="How strongly the control image steers.")
+    start: float = Field(0.0, ge=0, le=1, description="Share of the steps after which it begins to steer.")
+    end: float = Field(1.0, ge=0, le=1, description="Share of the steps after which it stops.")
+    subfolder: str = Field("", description="Folder inside the model.")
+    revision: str | None = Field(None, description="Hub branch, tag or commit.")
+
+
+class Embedding(BaseModel):
+    """Learned words: textual inversion (Gal et al. 2022, arXiv 2208.01618). Prompts use them by their token."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="Local folder, .safetensors file or Hub id.")
+    token: str | None = Field(None, description="The word that prompts use, for example <my-bird>; null: the one in the file.")
+    weight_name: str | None = Field(None, description="File inside the folder or repository.")
+    scale: float = Field(1.0, description="Multiplies the learned vectors.")
+    revision: str | None = Field(None, description="Hub branch, tag or commit.")
+
+
 class Diffusers(Generator):
     """Any text-, class-, image- or embedding-conditioned image pipeline in the diffusers folder layout."""
 
@@ -50,6 +77,9 @@ class Diffusers(Generator):
     )
     scheduler: str | None = Field(None, description="A diffusers scheduler class in place of the model's own, for example DDIMScheduler.")
     scheduler_options: dict[str, Any] = Field(default_factory=dict, description="Changes to the scheduler's configuration.")
+    fast: Literal["lcm_lora", "turbo", "hyper_sd", "tcd"] | None = Field(
+        None, description="Few-step sampling: fills in steps, guidance, scheduler and adapter that it needs, where the recipe is silent."
+    )
     steps: int | None = Field(None, ge=1, description="Denoising steps; null is the pipeline's own default.")
     guidance: float | None = Field(
         2.0,
@@ -64,7 +94,11 @@ class Diffusers(Generator):
         None, ge=0, description="Noise on the image embedding, for pipelines that take it (unCLIP: 0 is closest to the image)."
     )
     loras: list[Lora] = Field(default_factory=list, description="Low-rank adapters to load.")
+    embeddings: list[Embedding] = Field(default_factory=list, description="Textual-inversion weights to load.")
     ip_adapter: IpAdapter | None = Field(None, description="Image-prompt adapter to load.")
+    controlnets: list[ControlNet] = Field(
+        default_factory=list, description="ControlNets to load; all are given the condition's control image."
+    )
     offload: Literal["none", "model", "sequential"] = Field(
         "none", description="Keep weights in host memory: per model, or per layer (slow, least memory)."
     )
@@ -77,6 +111,25 @@ class Diffusers(Generator):
     allow_pickle: bool = Field(False, description="Load weights that can run code when read (.bin, .ckpt, .pt). Only for files you trust.")
     trust_remote_code: bool = Field(False, description="Run Python code that ships with the model. Only for authors you trust.")
     call: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the pipeline's call, by its own names.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, values: Any) -> Any:
+        return _fast.filled(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Diffusers:
+        guidance = self.guidance if "guidance" in self.model_fields_set else None
+        why = _fast.fault(self.fast, self.steps, guidance, self.scheduler, self.negative_prompt)
+        if why:
+            raise ValueError(why)
+        return self
+
+    def lacks(self) -> Mapping[str, str]:
+        """From model_index.json, where it is on this machine, and the pipeline class's signature; loads no weights."""
+        from factory.generators import _abilities
+
+        return _abilities.lacks(self)
 
     def open(self, device: str) -> OpenDiffusers:
         """Load the pipeline. Raises UserError for a missing, unsafe or unknown model."""

@@ -41,6 +41,7 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         image_embeds: torch.Tensor | None = None,
         prompt_embeds: torch.Tensor | None = None,
         strength: float | None = None,
+        mask_image: Any = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 16,
@@ -60,6 +61,8 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         image without strength: a variation, conditioned on the image's embedding alone; no pixel of it is used.
         image with strength in (0, 1]: image to image (SDEdit, Meng et al. 2021): starts from the image noised to that
         level; 1 forgets it. Conditions are then what prompt and image_embeds say.
+        mask_image: with an image: white where it is repainted, the rest of the image stays as it is. At every step the rest is the
+        image noised to that level (RePaint, Lugmayr et al. 2022, without its resampling). strength is then 1 if not given.
         image_embeds: [N, D], used as given; a mean of several images' embeddings is a mix of them.
         height, width: pixels, multiples of the patch; the trained size where not given.
         guidance_scale: classifier-free guidance (Ho and Salimans 2022); at most 1 turns it off.
@@ -71,6 +74,8 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         """
         side = self.transformer.config.sample_size
         height, width = height or side, width or side
+        if mask_image is not None and strength is None:
+            strength = 1.0
         self._check(prompt, image, image_embeds, prompt_embeds, strength, height, width, output_type)
         if prompt is not None:
             prompt_embeds = self.encode_prompt(prompt)
@@ -84,11 +89,15 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         negative = self.encode_prompt(negative_prompt) if negative_prompt is not None and guided else None
         conditions = self._conditions(count, image_embeds, prompt_embeds, negative, guided)
         timesteps = self._schedule(num_inference_steps, strength)
-        latents = self.prepare_latents(count, height, width, generator, latents, start)
+        noise = self.prepare_latents(count, height, width, generator, latents)
+        latents = self._noised(noise, start, 0)
+        repaint = None if mask_image is None else _repeat(self.prepare_mask(mask_image, height, width), count)
         with self.progress_bar(total=len(timesteps)) as bar:
             for index, timestep in enumerate(timesteps):
                 velocity = self._velocity(latents, timestep, conditions, guidance_scale if guided else None)
                 latents = self.scheduler.step(velocity.float(), timestep, latents, return_dict=False)[0]
+                if repaint is not None:
+                    latents = torch.where(repaint, latents, self._noised(noise, start, index + 1))
                 if callback_on_step_end is not None:
                     latents = (callback_on_step_end(self, index, timestep, {"latents": latents}) or {}).get("latents", latents)
                 bar.update()
@@ -122,20 +131,24 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
             ready.append(x)
         return torch.cat(ready).to(self._execution_device)
 
-    def prepare_latents(
-        self, count: int, height: int, width: int, generator: Generators, latents: torch.Tensor | None, start: torch.Tensor | None
-    ) -> torch.Tensor:
-        """float32 [count, C, height, width]: noise, or the start image noised to the schedule's first level."""
+    def prepare_mask(self, mask_image: Any, height: int, width: int) -> torch.Tensor:
+        """PIL images, arrays or tensors -> bool [N, 1, height, width], true where it is repainted; by nearest neighbour."""
+        ready = [torch.tensor(one[None, None, :, :, 0]).float() for one in pictures.from_output(mask_image)]
+        return torch.cat([F.interpolate(one, (height, width), mode="nearest") for one in ready]).to(self._execution_device) > 127
+
+    def prepare_latents(self, count: int, height: int, width: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:
+        """Noise, float32 [count, C, height, width]."""
         shape = (count, self.transformer.config.in_channels, height, width)
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
         elif tuple(latents.shape) != shape:
             raise ValueError(f"latents must have shape {shape}, not {tuple(latents.shape)}")
-        latents = latents.to(self._execution_device, torch.float32)
-        if start is None:
-            return latents
-        level = self.scheduler.sigmas[0].to(latents.device)
-        return level * latents + (1 - level) * start
+        return latents.to(self._execution_device, torch.float32)
+
+    def _noised(self, noise: torch.Tensor, start: Rows, step: int) -> torch.Tensor:
+        """The start image at the noise level of a step of the schedule; without one, the noise."""
+        level = self.scheduler.sigmas[step].to(noise.device)
+        return noise if start is None else level * noise + (1 - level) * start
 
     def decode(self, latents: torch.Tensor, output_type: str) -> Any:
         """[N, C, H, W] in [-1, 1] -> RGB images of the output type."""

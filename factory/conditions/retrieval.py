@@ -1,0 +1,116 @@
+"""Real images like the parent, or like the prompt, as the condition: semi-parametric synthesis (Blattmann et al. 2022, arXiv 2204.11824).
+
+The library may be any set of real images; another library moves the same generator to another domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+from factory import encoders, indexes, kinds
+from factory.contracts import Condition, Context, Source, Table
+from factory.errors import Undecodable, UserError
+from factory.records import Example, Inputs, Request
+
+Library = Annotated[
+    Source,
+    BeforeValidator(lambda value: kinds.nested("sources", Source, value)),
+    PlainSerializer(lambda source: source.settings()),
+    WithJsonSchema({"type": "object", "required": ["dataset"], "properties": {"dataset": {"type": "string"}}}),
+]
+
+
+class Retrieval(Condition):
+    """Conditions on the k nearest neighbours in a library: as so many tokens where the pipeline takes several, else on their mean."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"image_embedding"})
+
+    model: str = Field("ViT-B-32/laion2b_s34b_b79k", description="Encoder of the index: an open_clip name or a local folder.")
+    k: int = Field(4, ge=1, description="Neighbours per image; the paper uses 4.")
+    of: Literal["parent", "prompt"] = Field("parent", description="Whose neighbours: those of a real image of the class, or of the text.")
+    library: Library | None = Field(None, description="Images to search, {dataset: …} as in source; null: the run's own source.")
+    within: Literal["all", "class"] = Field("all", description="class: only library images whose class is called like the request's.")
+    include_parent: bool = Field(False, description="Whether a parent may be its own neighbour.")
+    text: bool = Field(False, description="Use the prompt too.")
+
+    def required(self) -> frozenset[str]:
+        """image_embedding; text as well where it is asked for."""
+        return self.needs | ({"text"} if self.text else set())
+
+    def parent_count(self) -> int:
+        """One, unless the prompt is what is looked for."""
+        return int(self.of == "parent")
+
+    def check(self, table: Table) -> None:
+        """Classes are compared by name, so there must be some."""
+        if self.within == "class" and not table.class_names:
+            raise UserError("condition retrieval: within: class needs a labelled source; set source.label, or within: all")
+
+    def open(self, context: Context) -> OpenRetrieval:
+        """Encode the library (kept in the cache by content) and index it, one index for each class where classes are apart."""
+        library = self.library.open() if self.library is not None else context.table
+        encoder = encoders.open(self.model, context.device)
+        embeddings = encoders.ParentEmbeddings(library, encoder, context.cache)
+        own = {i: library.class_names.index(name) for i, name in enumerate(context.class_names) if name in library.class_names}
+        rows = {i: np.flatnonzero(library.labels == j) for i, j in own.items()} if self.within == "class" else {-1: np.arange(len(library))}
+        missing = [name for i, name in enumerate(context.class_names) if self.within == "class" and i not in own]
+        if missing:
+            raise UserError(
+                f"condition retrieval: the library has no class {', '.join(map(repr, missing[:5]))}; use within: all, or rename its classes"
+            )
+        built = {i: indexes.ImageIndex(library, embeddings, encoder, some) for i, some in rows.items()}
+        return OpenRetrieval(self, library, encoder, built)
+
+    def prepare(self, request: Request, parents: Sequence[Example], rng: np.random.Generator) -> Inputs:
+        """Only an opened one has an index."""
+        raise TypeError("open the condition first")
+
+
+@dataclass(frozen=True)
+class OpenRetrieval:
+    """built: class index -> index over the library's images of that class, or -1 -> over all."""
+
+    kind: Retrieval
+    library: Table
+    encoder: encoders.Encoder
+    built: dict[int, indexes.ImageIndex]
+
+    def prepare(self, request: Request, parents: Sequence[Example], rng: np.random.Generator) -> Inputs:
+        """Nothing is drawn. Records neighbours (content keys, nearest first) and the cosines of the nearest and the furthest."""
+        of_text = self.kind.of == "prompt"
+        query = (self.encoder.encode_texts([request.prompt]) if of_text else self.encoder.encode_images([parents[0].image]))[0]
+        skip = set() if of_text or self.kind.include_parent else {parents[0].key}
+        found = self._neighbours(self.built[request.label if self.kind.within == "class" else -1], query, skip)
+        if not found:
+            raise UserError(
+                f"condition retrieval: the library has no image to go with request {request.id}; set include_parent, or a larger library"
+            )
+        examples, cosines = zip(*found, strict=True)
+        return Inputs(
+            prompt=request.prompt if self.kind.text else None,
+            images=tuple(example.image for example in examples),
+            tokens=True,
+            record={
+                "neighbours": " ".join(example.key for example in examples),
+                "nearest": round(cosines[0], 6),
+                "furthest": round(cosines[-1], 6),
+            },
+        )
+
+    def _neighbours(self, index: indexes.ImageIndex, query: np.ndarray, skip: set[str]) -> list[tuple[Example, float]]:
+        found = []
+        for row, cosine in zip(*index.search(query, self.kind.k + 8 * len(skip)), strict=True):  # the parent may be there several times
+            try:
+                example = self.library.read(int(row))
+            except Undecodable:
+                continue
+            if example.key not in skip:
+                found.append((example, float(cosine)))
+            if len(found) == self.kind.k:
+                break
+        return found

@@ -1,0 +1,123 @@
+"""What a pipeline can take: one set of answers, asked of a loaded pipeline or of the class that its model_index.json names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.contracts import NEEDS
+from factory.errors import UserError
+from factory.generators import _controls, _embed, _labels, _modes
+from factory.generators._arguments import guidance_name, parameters
+from factory.generators._source import pipeline_class, read_index
+
+if TYPE_CHECKING:
+    from factory.generators.diffusers import Diffusers
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What is true of one pipeline. known: the names of its call's parameters.  adapted: an image-prompt adapter is loaded."""
+
+    name: str
+    known: frozenset[str]
+    class_labels: bool
+    starts_from_image: bool
+    inpaints: bool
+    controlled: bool
+    embeds: bool
+    adapted: bool
+    adaptable: bool
+    guided: bool
+
+    def why_not(self, need: str) -> str:
+        """One sentence for an error message: why this pipeline cannot take a need; empty where it can."""
+        name = self.name
+        if need == "text" and not {"prompt", "prompts"} & self.known:
+            return f"{name} takes no prompt"
+        if need == "class_label" and not self.class_labels:
+            return f"{name} has no class labels"
+        if need == "image" and not self.starts_from_image:
+            other = (
+                "its `image` is no initial image, as it takes no strength" if "image" in self.known else "it has no image-to-image sibling"
+            )
+            return f"{name} cannot start from an image: {other}"
+        if need == "mask" and not self.inpaints:
+            return f"{name} cannot repaint a part of an image, nor can a sibling of it in diffusers"
+        if need == "control" and not self.controlled:
+            return f"{name} takes no control image; name a ControlNet for it in generator.controlnets"
+        if need == "image_embedding" and not self.embeds:
+            return f"{name} has no way in for image embeddings; " + (
+                "load an ip_adapter" if self.adaptable else "choose a pipeline with an image encoder, such as unCLIP"
+            )
+        if need == "adapter_scale" and not self.adapted:
+            return f"{name} has no image-prompt adapter loaded; set generator.ip_adapter"
+        if need == "guidance" and not self.guided:
+            return f"{name} takes no guidance scale"
+        return "" if need in NEEDS else f"{name} knows no such input"
+
+
+def of_pipeline(pipe: Any, modes: _modes.Modes, kind: Diffusers) -> Abilities:
+    """The abilities of a loaded pipeline and its siblings."""
+    adapted = kind.ip_adapter is not None
+    return Abilities(
+        name=type(pipe).__name__,
+        known=frozenset(parameters(pipe)),
+        class_labels="class_labels" in parameters(pipe) and _labels.count(pipe) is not None,
+        starts_from_image=modes.image_to_image() is not None,
+        inpaints=modes.inpaint() is not None,
+        controlled=_controls.argument(pipe) is not None,
+        embeds=_embed.find(pipe, adapted) is not None,
+        adapted=adapted,
+        adaptable=hasattr(pipe, "load_ip_adapter"),
+        guided=guidance_name(pipe) is not None,
+    )
+
+
+def of_class(found: type, index: Mapping[str, Any], kind: Diffusers) -> Abilities:
+    """The same from a class and its components' names alone: what only weights or configurations tell is taken to be so."""
+    known = parameters(found)
+    parts = {name for name, value in index.items() if isinstance(value, list) and value and value[0]}
+    adapted = kind.ip_adapter is not None
+    encodes = hasattr(found, "encode_image") or "image_encoder" in parts
+    embeds = bool({"image_embeds", "image_embeddings"} & known.keys()) and encodes
+    return Abilities(
+        name=found.__name__,
+        known=frozenset(known),
+        class_labels="class_labels" in known,
+        starts_from_image=_modes.sibling_class(found, _modes.FROM_IMAGE) is not None,
+        inpaints=_modes.sibling_class(found, _modes.INPAINT) is not None,
+        controlled=_controls.argument(found) is not None or bool(kind.controlnets),
+        embeds=embeds or (adapted and "ip_adapter_image_embeds" in known) or any(part.startswith("prior_") for part in parts),
+        adapted=adapted,
+        adaptable=hasattr(found, "load_ip_adapter"),
+        guided=guidance_name(found) is not None,
+    )
+
+
+def lacks(kind: Diffusers) -> dict[str, str]:
+    """Need -> why not, without loading weights or asking the network; {} where the model is not on this machine or cannot be read."""
+    index = _index(kind)
+    if index is None or isinstance(index["_class_name"], list):
+        return {}
+    abilities = of_class(pipeline_class(index, kind.model), index, kind)
+    return {need: why for need in NEEDS if (why := abilities.why_not(need))}
+
+
+def _index(kind: Diffusers) -> dict[str, Any] | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    path = Path(kind.model).expanduser() / "model_index.json"
+    if not path.is_file():
+        if kind.model.count("/") != 1 or kind.model.startswith((".", "/", "~")):
+            return None
+        cached = try_to_load_from_cache(kind.model, "model_index.json", revision=kind.revision)
+        if not isinstance(cached, str):
+            return None
+        path = Path(cached)
+    try:
+        return read_index(path, kind.model)
+    except UserError:  # loading will say it with everything else that is wrong
+        return None
