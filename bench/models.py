@@ -119,7 +119,7 @@ def generate(pipeline: EmbeddingDiffusionPipeline, n: int, condition: Any) -> to
 
 
 def grey(pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pixels)[:, None]
+    return torch.from_numpy(pixels)
 
 
 def classify(classifier: SmallClassifier, images: torch.Tensor) -> np.ndarray:

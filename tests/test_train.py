@@ -119,7 +119,7 @@ def test_captions_are_true():
 
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (30, 28, 28), np.uint8)
-    facts = captions.measure(pixels, np.arange(30) % 3, ["T-shirt/top", "Bag", "Coat"])
+    facts = captions.measure(pixels[:, None], np.arange(30) % 3, ["T-shirt/top", "Bag", "Coat"])
     for index in range(30):
         text, claim = captions.draw(facts, index, rng)
         assert captions.match(facts.values, claim[None])[index, 0]

@@ -150,6 +150,20 @@ def stable_diffusion_with_encoder() -> Any:
     )
 
 
+def stable_diffusion_inpaint() -> Any:
+    """With a nine-channel UNet, as inpainting checkpoints have."""
+    return diffusers.StableDiffusionInpaintPipeline(
+        vae(),
+        text_encoder(),
+        clip_tokenizer(),
+        unet(in_channels=9),
+        ddim(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
 def latent_consistency() -> Any:
     return diffusers.LatentConsistencyModelPipeline(
         vae(),
@@ -649,6 +663,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     for builder in (
         stable_diffusion,
         stable_diffusion_with_encoder,
+        stable_diffusion_inpaint,
         latent_consistency,
         unclip,
         sdxl,
@@ -728,3 +743,44 @@ def edit_index(folder: Path, **changes: Any) -> None:
     """Change entries of a saved pipeline's model_index.json."""
     path = folder / "model_index.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def controlnet(folder: Path, seed: int = 3) -> Path:
+    """A ControlNet for `unet()` whose last layers are not zero, so that it steers from the start."""
+    torch.manual_seed(seed)
+    net = diffusers.ControlNetModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        in_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        conditioning_embedding_out_channels=(8, 16),
+        cross_attention_dim=32,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    for module in [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]:
+        torch.nn.init.normal_(module.weight, std=0.5)
+    net.save_pretrained(folder)
+    return folder
+
+
+def textual_inversion(folder: Path, size: int = 32, token: str = "<bird>") -> Path:
+    """Two learned vectors in the published layout."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(4)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({token: 3 * torch.randn(2, size)}, folder / "learned_embeds.safetensors")
+    return folder
+
+
+def language_model(folder: Path, chat: bool = False) -> Path:
+    """A GPT-2 with random weights over single bytes: it writes gibberish, as untrained models do."""
+    torch.manual_seed(5)
+    tokenizer = plain_tokenizer(length=512, chat=chat)
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer), n_positions=512, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -44,17 +44,22 @@ def run(
         parts["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
     transform = make()
     with _own_randomness(torch.Generator().manual_seed(seed)):
-        out = transform(parts)
+        try:
+            out = transform(parts)
+        except TypeError as error:
+            if "not supported" not in str(error) or len(parts) == 1:
+                raise
+            out, notes = transform({"image": parts["image"]}), None  # AutoAugment and its like move pixels and say nothing about places
     return _pixels(out["image"], transform), _notes(out, notes), {"seed": seed}
 
 
 def _pixels(out: Any, transform: Any) -> np.ndarray:
+    shape = tuple(getattr(out, "shape", ()))
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        what = f"the shape {shape}" if shape else f"the type {type(out).__name__}"
+        raise UserError(f"augment {type(transform).__name__}: its result has {what}, which is no RGB image; choose another transform")
     if out.is_floating_point():
         out = (out.clamp(0, 1) * 255).round().byte()
-    if out.ndim != 3 or out.shape[0] not in (1, 3):
-        raise UserError(
-            f"augment {type(transform).__name__}: its result has the shape {tuple(out.shape)}, which is no RGB image; choose another"
-        )
     return np.ascontiguousarray(out.expand(3, -1, -1).permute(1, 2, 0).numpy())
 
 

@@ -42,6 +42,18 @@ def attach(pipe: Any, kind: Diffusers, dtype: Any) -> Any:
         raise UserError(f"generator.controlnets: {name} cannot be made from {type(pipe).__name__}: {last_line(error)}") from error
 
 
+def for_each(pictures: list[Any], nets: int) -> list[Any]:
+    """One batch of control images for each of several nets, as tensors [B, 3, H, W] in [0, 1].
+
+    Lists of lists would be read as the nets' images for each prompt, and exchanged.
+    """
+    import numpy as np
+    import torch
+
+    batch = torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 for picture in pictures])
+    return [batch] * nets
+
+
 def settings(pipe: Any, kind: Diffusers) -> dict[str, Any]:
     """Scale, start and end of each net, by the names in the call's signature; a pipeline that was saved with its nets keeps its own."""
     known = parameters(pipe)

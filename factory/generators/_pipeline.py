@@ -231,8 +231,8 @@ class OpenDiffusers:
         if len(controls) != len(inputs):
             raise UserError("generator: the condition needs control, but a request has no control image")
         pictures = fit(self._pipe, controls, self.kind.height, self.kind.width)
-        several = len(self.kind.controlnets)
-        return {str(_controls.argument(self._pipe)): [pictures] * several if several > 1 else pictures}
+        count = len(self.kind.controlnets)
+        return {str(_controls.argument(self._pipe)): _controls.for_each(pictures, count) if count > 1 else pictures}
 
     def _class_id(self, one: Inputs) -> int:
         if one.label is None or one.label < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from factory import images as pictures
@@ -149,6 +151,22 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         """The start image at the noise level of a step of the schedule; without one, the noise."""
         level = self.scheduler.sigmas[step].to(noise.device)
         return noise if start is None else level * noise + (1 - level) * start
+
+    def load_lora_weights(self, model: Any, adapter_name: str | None = None, **options: Any) -> None:
+        """Low-rank weights from a folder, a .safetensors file or a Hub id, under a name; see `set_adapters` for their scale."""
+        self.transformer.load_lora_adapter(model, prefix="transformer", adapter_name=adapter_name, **options)
+
+    def set_adapters(self, adapter_names: list[str], adapter_weights: list[float] | None = None) -> None:
+        """Which of the loaded weights are in force, and how strongly."""
+        self.transformer.set_adapters(adapter_names, adapter_weights)
+
+    @classmethod
+    def save_lora_weights(cls, save_directory: str, transformer_lora_layers: dict[str, torch.Tensor]) -> None:
+        """Write pytorch_lora_weights.safetensors, as diffusers' pipelines do."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        named = {f"transformer.{name}": tensor for name, tensor in transformer_lora_layers.items()}
+        save_file(named, folder / "pytorch_lora_weights.safetensors", metadata={"format": "pt"})
 
     def decode(self, latents: torch.Tensor, output_type: str) -> Any:
         """[N, C, H, W] in [-1, 1] -> RGB images of the output type."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from torch.nn import functional as F
@@ -35,7 +36,7 @@ class Block(nn.Module):
         return self.mix(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(count, tokens, width))
 
 
-class PatchTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class PatchTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
     """Velocity of a rectified flow (Liu et al. 2022) on pixel patches: a DiT (Peebles and Xie 2023) conditioned by embeddings.
 
     embed_dim: length of both embeddings.  sample_size, patch: pixels.

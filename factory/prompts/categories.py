@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from factory.errors import UserError
 from factory.prompts._template import Filled
 
 log = logging.getLogger(__name__)
-PLACES = ("/usr/share/wordnet", "/usr/local/share/wordnet", "/opt/homebrew/share/wordnet")
 
 
 class Categories(Filled):
@@ -25,7 +25,7 @@ class Categories(Filled):
         0.4, gt=0, le=1, description="WordNet path similarity above which a noun is too close to a class that is there already."
     )
     within: list[str] = Field(["artifact.n.01", "animal.n.01", "plant.n.02", "food.n.01"], description="Only nouns below these synsets.")
-    wordnet: str | None = Field(None, description="Folder of a WordNet 3 database (data.noun, …); null: nltk's, or the system's.")
+    wordnet: str | None = Field(None, description="Folder of a WordNet 3 database (data.noun, …); null: the one of nltk.")
     draw: int = Field(0, description="Seed of the order in which nouns are tried.")
 
     def categories(self, class_names: Sequence[str]) -> list[str]:
@@ -76,16 +76,24 @@ def _reader(folder: str | None) -> Any:
         from nltk.corpus.reader.wordnet import WordNetCorpusReader
     except ImportError as error:
         raise UserError("prompts categories needs nltk; run `pip install 'synthetic-dataset-factory[wordnet]'`") from error
-    found = next((path for path in ([folder] if folder else PLACES) if (Path(path).expanduser() / "data.noun").is_file()), None)
-    if found is not None:
-        return WordNetCorpusReader(nltk.data.FileSystemPathPointer(str(Path(found).expanduser())), None)
+
+    class English(WordNetCorpusReader):  # type: ignore[misc]
+        def map_wn(self, version: str = "wordnet") -> None:
+            """No mapping to other languages: it would need a second WordNet."""
+
+    get = "run `python -m nltk.downloader wordnet`, or name a folder with its files in prompts.wordnet"
     try:
-        root = nltk.data.find("corpora/wordnet") if folder is None else None
-    except LookupError:
-        root = None
-    if root is None:
-        where = folder or ", ".join(PLACES)
-        raise UserError(
-            f"prompts.wordnet: there is no WordNet in {where}; install wordnet-base (Debian), or run `python -m nltk.downloader wordnet`"
-        )
-    return WordNetCorpusReader(root, None)
+        if folder is None:
+            root = nltk.data.find("corpora/wordnet")
+        else:
+            path = str(Path(folder).expanduser().resolve())
+            if path not in nltk.data.path:
+                nltk.data.path.append(path)  # nltk reads from folders on its list alone
+            root = nltk.data.FileSystemPathPointer(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about languages other than English
+            return English(root, None)
+    except LookupError as error:
+        raise UserError(f"prompts categories: nltk has no WordNet on this machine; {get}") from error
+    except OSError as error:
+        raise UserError(f"prompts.wordnet: {folder} is no whole WordNet database ({error}); {get}") from error

@@ -38,6 +38,7 @@ SCENES = (
     "one {}",
     "a type of {}",
 )
+PLAIN_SCENES = 14  # the first ones are true of any photo
 PLACES = (
     "on a plain background",
     "on a black background",
@@ -61,19 +62,23 @@ NOUNS = ("item", "thing", "product", "piece of clothing", "fashion item")
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of N images. values: int64 [N, 4]: label, tone, pattern, shape; each indexes its words."""
+    """What is known of N images. values: int64 [N, 4]: label, tone, pattern, shape; each indexes its words.
+
+    plain: captions keep to the class, its tone and scenes that are true of any image.
+    """
 
     values: np.ndarray
     class_names: list[str]
+    plain: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
 
 
-def measure(pixels: np.ndarray, labels: np.ndarray, class_names: list[str]) -> Facts:
-    """uint8 [N, H, W], labels [N] -> Facts. Tone is the foreground's mean, pattern its local variance, shape the width
+def measure(pixels: np.ndarray, labels: np.ndarray, class_names: list[str], words: str = "fashion") -> Facts:
+    """uint8 [N, C, H, W], labels [N] -> Facts. Tone is the foreground's mean, pattern its local variance, shape the width
     to height ratio of its bounding box; the bins are thirds (pattern: the upper 40%) of these very images."""
-    x = pixels.astype(np.float32) / 255
+    x = (pixels[:, 0] if pixels.shape[1] == 1 else pixels.mean(axis=1, dtype=np.float32)).astype(np.float32) / 255
     front: np.ndarray = x > 0.06
     area = front.sum((1, 2)).clip(1)
     tone = (x * front).sum((1, 2)) / area
@@ -83,7 +88,7 @@ def measure(pixels: np.ndarray, labels: np.ndarray, class_names: list[str]) -> F
     pattern = (((centre - around) ** 2) * inner).sum((1, 2)) / inner.sum((1, 2)).clip(1)
     ratio = _extent(np.asarray(front.any(1))) / _extent(np.asarray(front.any(2))).clip(1)
     bins = [_bins(tone, (1 / 3, 2 / 3)), _bins(pattern, (0.6,)), _bins(ratio, (1 / 3, 2 / 3))]
-    return Facts(np.stack([labels, *bins], axis=1).astype(np.int64), [name.lower() for name in class_names])
+    return Facts(np.stack([labels, *bins], axis=1).astype(np.int64), [name.lower() for name in class_names], words == "plain")
 
 
 def _extent(line: np.ndarray) -> np.ndarray:
@@ -102,16 +107,19 @@ def draw(facts: Facts, index: int, rng: np.random.Generator) -> tuple[str, np.nd
     claim = np.full(4, -1)
     words: list[str] = []
     count = int(rng.choice(4, p=[0.4, 0.3, 0.2, 0.1]))
-    for kind in sorted(rng.permutation(3)[:count]):
+    if facts.plain:
+        count = min(count, 1)
+    for kind in [0] * count if facts.plain else sorted(rng.permutation(3)[:count]):
         claim[1 + kind] = facts.values[index, 1 + kind]
         words.append(str(rng.choice(WORDS[kind][claim[1 + kind]])))
-    if count and rng.random() < 0.15:
+    if count and not facts.plain and rng.random() < 0.15:
         words.append(str(rng.choice(NOUNS)))
     else:
         claim[0] = facts.values[index, 0]
         words.append(spelling(facts.class_names[claim[0]], rng))
-    text = SCENES[0 if rng.random() < 0.25 else rng.integers(len(SCENES))].format(" ".join(words))
-    return (f"{text}, {rng.choice(PLACES)}" if rng.random() < 0.2 else text), claim
+    scenes = SCENES[:PLAIN_SCENES] if facts.plain else SCENES
+    text = scenes[0 if rng.random() < 0.25 else rng.integers(len(scenes))].format(" ".join(words))
+    return (f"{text}, {rng.choice(PLACES)}" if not facts.plain and rng.random() < 0.2 else text), claim
 
 
 def spelling(name: str, rng: np.random.Generator) -> str:

@@ -20,7 +20,8 @@ def train(recipe: Classifier) -> None:
     pictures = data.load(recipe.source)
     torch.manual_seed(recipe.seed)
     mean, std = float(pictures.pixels.mean()) / 255, float(pictures.pixels.std()) / 255
-    model = SmallClassifier(pictures.class_names, pictures.pixels.shape[1], recipe.width, round(mean, 4), round(std, 4))
+    channels, size = pictures.pixels.shape[1:3]
+    model = SmallClassifier(pictures.class_names, size, recipe.width, round(mean, 4), round(std, 4), channels)
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     pixels, labels = torch.from_numpy(pictures.pixels), torch.from_numpy(pictures.labels)
@@ -29,7 +30,7 @@ def train(recipe: Classifier) -> None:
     def step(k: int) -> dict[str, torch.Tensor]:
         rng, rows = loop.draws(recipe, k), loop.rows(recipe, len(pictures), k)
         torch.manual_seed(int(rng.integers(2**62)))
-        views = model.prepare(shifted(pixels[rows], rng)[:, None]).contiguous(memory_format=torch.channels_last)
+        views = model.prepare(shifted(pixels[rows], rng)).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
             logits = model(views)
         loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=0.05)
@@ -46,10 +47,11 @@ def train(recipe: Classifier) -> None:
 
 
 def shifted(pixels: torch.Tensor, rng: np.random.Generator, most: int = 2) -> torch.Tensor:
-    """uint8 [N, H, W] -> the same images, mirrored half the time and moved by up to `most` pixels."""
-    count, height, width = pixels.shape
+    """uint8 [N, C, H, W] -> the same images, mirrored half the time and moved by up to `most` pixels."""
+    count, channels, height, width = pixels.shape
     padded = F.pad(pixels, (most,) * 4)
     rows = torch.from_numpy(rng.integers(0, 2 * most + 1, (count, 1)) + np.arange(height))
     columns = np.where(rng.random((count, 1)) < 0.5, np.arange(width), np.arange(width)[::-1])
     moved = torch.from_numpy(rng.integers(0, 2 * most + 1, (count, 1)) + columns)
-    return padded[torch.arange(count)[:, None, None], rows[:, :, None], moved[:, None, :]]
+    which, planes = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
+    return padded[which, planes, rows[:, None, :, None], moved[:, None, None, :]]

@@ -25,7 +25,7 @@ PAD, BOS, EOS, UNKNOWN = "[PAD]", "[BOS]", "[EOS]", "[UNK]"
 def train(recipe: Clip) -> None:
     """Train and write `recipe.out`, an open_clip folder."""
     pictures = data.load(recipe.source)
-    facts = captions.measure(pictures.pixels, pictures.labels, pictures.class_names)
+    facts = captions.measure(pictures.pixels, pictures.labels, pictures.class_names, recipe.words)
     torch.manual_seed(recipe.seed)
     encoder = ClipEncoder(model_cfg(recipe), preprocess_cfg(recipe, pictures.pixels), make_tokenizer(recipe, pictures.class_names))
     encoder.model.visual.to(memory_format=torch.channels_last)
@@ -83,9 +83,9 @@ def nt_xent(embeddings: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
 
 
 def two_views(pixels: torch.Tensor, size: int, preprocess: dict[str, Any], rng: np.random.Generator) -> torch.Tensor:
-    """uint8 [N, H, W] -> normalised [2N, 3, size, size]: random crop (area 0.7 to 1), flip, and an erased patch now and then."""
-    x = pixels.repeat(2, 1, 1)[:, None].float() / 255
-    count = len(x)
+    """uint8 [N, C, H, W] -> normalised [2N, 3, size, size]: random crop (area 0.7 to 1), flip, and an erased patch now and then."""
+    x = pixels.repeat(2, 1, 1, 1).float() / 255
+    count, channels = x.shape[:2]
     scale = np.sqrt(rng.uniform(0.7, 1.0, count))
     stretch = rng.uniform(0.93, 1.07, count)
     width, height = np.minimum(scale * stretch, 1), np.minimum(scale / stretch, 1)
@@ -93,7 +93,7 @@ def two_views(pixels: torch.Tensor, size: int, preprocess: dict[str, Any], rng: 
     theta = np.zeros((count, 2, 3), np.float32)
     theta[:, 0, 0], theta[:, 1, 1] = width * flip, height
     theta[:, 0, 2], theta[:, 1, 2] = rng.uniform(-1, 1, count) * (1 - width), rng.uniform(-1, 1, count) * (1 - height)
-    grid = F.affine_grid(torch.from_numpy(theta), [count, 1, size, size], align_corners=False)
+    grid = F.affine_grid(torch.from_numpy(theta), [count, channels, size, size], align_corners=False)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
     for index in np.flatnonzero(rng.random(count) < 0.25).tolist():
         side = size * rng.integers(10, 25, 2) // 100

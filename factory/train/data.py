@@ -14,7 +14,7 @@ from factory.train.recipe import SourceSpec
 
 @dataclass(frozen=True)
 class Pictures:
-    """pixels: uint8 [N, H, W] grey, one size.  labels: int64 [N].  class_names: as the data set spells them."""
+    """pixels: uint8 [N, C, H, W] of one size, C 1 for grey and 3 for colour.  labels: int64 [N].  class_names: as the data set has them."""
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -25,19 +25,24 @@ class Pictures:
 
 
 def load(spec: SourceSpec) -> Pictures:
-    """Decode a whole labelled split to grey. Raises UserError when it cannot be read, has no label or mixes sizes."""
+    """Decode a whole labelled split. Raises UserError when it cannot be read, has no label or mixes sizes.
+
+    A set all of whose images are stored as grey has one channel, any other three.
+    """
     table = _table(spec)
     for column in (spec.image, spec.label):
         if column not in table.column_names:
             raise UserError(f"{spec.dataset}: no column {column!r}; there are: {', '.join(table.column_names)}")
-    if spec.limit is not None:
-        table = table.select(range(min(spec.limit, len(table))))
+    if spec.limit is not None:  # a stretch of rows, so that the others can be held out
+        table = table.select(range(min(spec.skip, len(table)), min(spec.skip + spec.limit, len(table))))
     labels = np.asarray(table[spec.label], dtype=np.int64)
     names = getattr(table.features[spec.label], "names", None) or [str(c) for c in range(int(labels.max()) + 1)]
-    pictures = [np.asarray(picture.convert("L")) for picture in table[spec.image]]
+    mode = "L" if all(picture.mode in ("L", "1") for picture in table[spec.image]) else "RGB"
+    pictures = [np.asarray(picture.convert(mode)) for picture in table[spec.image]]
     if len({picture.shape for picture in pictures}) != 1:
         raise UserError(f"{spec.dataset}: images differ in size; this training needs one size")
-    return Pictures(np.stack(pictures), labels, list(names))
+    pixels = np.stack(pictures)
+    return Pictures(pixels[:, None] if mode == "L" else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels, list(names))
 
 
 def _table(spec: SourceSpec) -> Any:

@@ -35,8 +35,8 @@ def train(recipe: Diffusion) -> None:
     image_embeds = encode_images(clip, pictures.pixels, recipe.bf16)
     text_embeds, text_rows = encode_captions(clip, pictures, recipe)
     torch.manual_seed(recipe.seed)
-    size = pictures.pixels.shape[1]
-    model = PatchTransformer(1, size, recipe.patch, recipe.width, recipe.depth, recipe.heads, clip.embed_dim)
+    channels, size = pictures.pixels.shape[1:3]
+    model = PatchTransformer(channels, size, recipe.patch, recipe.width, recipe.depth, recipe.heads, clip.embed_dim)
     average = AveragedModel(model, avg_fn=moving_average(recipe.ema))
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
     pixels = torch.from_numpy(pictures.pixels)
@@ -47,7 +47,7 @@ def train(recipe: Diffusion) -> None:
         rng, rows = loop.draws(recipe, k), loop.rows(recipe, len(pictures), k)
         noise_source = torch.Generator().manual_seed(int(rng.integers(2**62)))
         flip = torch.from_numpy(rng.random(recipe.batch) < 0.5)
-        x = pixels[rows][:, None].float() / 127.5 - 1
+        x = pixels[rows].float() / 127.5 - 1
         x = torch.where(flip[:, None, None, None], x.flip(3), x)
         image = jittered(image_embeds[flip.long(), rows], recipe.jitter, noise_source)
         text = text_embeds[text_rows[rows, rng.integers(recipe.captions, size=recipe.batch)]]
@@ -99,12 +99,12 @@ def jittered(embeds: torch.Tensor, amount: float, source: torch.Generator) -> to
 
 @torch.no_grad()
 def encode_images(clip: ClipEncoder, pixels: np.ndarray, bf16: bool, batch: int = 500) -> torch.Tensor:
-    """uint8 [N, H, W] -> float [2, N, D]: embeddings of the images and of their mirror images."""
+    """uint8 [N, C, H, W] -> float [2, N, D]: embeddings of the images and of their mirror images."""
     both = []
     for flipped in (False, True):
         parts = []
         for start in range(0, len(pixels), batch):
-            x = torch.from_numpy(pixels[start : start + batch])[:, None]
+            x = torch.from_numpy(pixels[start : start + batch])
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 parts.append(clip.encode_image(x.flip(3) if flipped else x))
         both.append(torch.cat(parts))
@@ -114,7 +114,7 @@ def encode_images(clip: ClipEncoder, pixels: np.ndarray, bf16: bool, batch: int 
 @torch.no_grad()
 def encode_captions(clip: ClipEncoder, pictures: Pictures, recipe: Diffusion, batch: int = 1000) -> tuple[torch.Tensor, np.ndarray]:
     """Embeddings of all distinct captions, float [M, D], and which of them each image has, int64 [N, captions]."""
-    facts = captions.measure(pictures.pixels, pictures.labels, pictures.class_names)
+    facts = captions.measure(pictures.pixels, pictures.labels, pictures.class_names, recipe.words)
     index: dict[str, int] = {}
     rows = np.empty((len(pictures), recipe.captions), np.int64)
     rng = seeds.rng(recipe.seed, "captions")

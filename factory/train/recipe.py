@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
+from factory import kinds
+from factory.contracts import Source
 from factory.document import ordered, read, validate
 from factory.errors import RecipeError
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
 
 class SourceSpec(Strict):
@@ -24,7 +26,8 @@ class SourceSpec(Strict):
     split: str = "train"
     image: str = "image"
     label: str = "label"
-    limit: int | None = Field(None, ge=1, description="Use the first so many rows only; for trying a recipe out.")
+    limit: int | None = Field(None, ge=1, description="Use so many rows only, from `skip` on.")
+    skip: int = Field(0, ge=0, description="With limit: the first row.")
 
 
 class Training(Strict):
@@ -56,6 +59,7 @@ class Clip(Training):
     text_heads: int = Field(4, ge=1)
     context_length: int = Field(24, ge=4)
     vocabulary: int = Field(1000, ge=64)
+    words: Literal["fashion", "plain"] = Field("fashion", description="What captions say beside the class; plain fits any set.")
     self_supervised: float = Field(0.5, ge=0, description="Weight of the NT-Xent loss between two views.")
 
 
@@ -76,6 +80,7 @@ class Diffusion(Training):
     heads: int = Field(4, ge=1)
     patch: int = Field(4, ge=1)
     ema: float = Field(0.998, ge=0, lt=1)
+    words: Literal["fashion", "plain"] = Field("fashion", description="What captions say beside the class; as for the clip.")
     captions: int = Field(6, ge=1, description="Captions rendered and encoded per image.")
     jitter: float = Field(0.1, ge=0, description="Norm of the Gaussian noise added to unit image embeddings.")
     drop_both: float = Field(0.1, ge=0, le=1)
@@ -83,7 +88,29 @@ class Diffusion(Training):
     image_only: float = Field(0.3, ge=0, le=1)
 
 
-KINDS: dict[str, type[Training]] = {"clip": Clip, "classifier": Classifier, "diffusion": Diffusion}
+RealImages = Annotated[
+    Source,
+    BeforeValidator(lambda value: kinds.nested("sources", Source, value)),
+    PlainSerializer(lambda source: source.settings()),
+]
+
+
+class Lora(Training):
+    """Low-rank weights for a pipeline, from a few real images of a class or of a set."""
+
+    kind: Literal["lora"]
+    source: RealImages = Field(description="Real images, as in a recipe: dataset, shots, classes, …")  # type: ignore[assignment]
+    model: str = Field(description="The pipeline to adapt: a local folder or a Hub id.")
+    revision: str | None = Field(None, description="Hub branch, tag or commit.")
+    rank: int = Field(16, ge=1, description="Rank of the weights; DataDream uses 16.")
+    targets: list[str] | None = Field(None, description="Names of the layers to adapt; null: the attention's projections.")
+    prompt: str = Field("a photo of a {label}", description="What an image is called in training; use the same words to generate.")
+    resolution: int | None = Field(None, ge=8, description="Side in pixels; null is the pipeline's own.")
+    lr: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+
+
+KINDS: dict[str, type[Training]] = {"clip": Clip, "classifier": Classifier, "diffusion": Diffusion, "lora": Lora}
 
 
 def load(path: Path, sets: Sequence[str] = (), out: Path | None = None) -> Training:

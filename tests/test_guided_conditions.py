@@ -1,0 +1,269 @@
+"""Conditions that look at other images, other classes, captions, masks and layouts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from factory import encoders, honour, kinds, seeds
+from factory import recipe as recipes
+from factory.conditions.control import Control
+from factory.conditions.image_and_caption import ImageAndCaption
+from factory.conditions.inpaint import Inpaint
+from factory.conditions.ip_adapter import IpAdapter
+from factory.conditions.other_class import OtherClass
+from factory.conditions.outpaint import Outpaint
+from factory.conditions.retrieval import Retrieval
+from factory.contracts import Condition, Context, Source
+from factory.errors import UserError
+from factory.records import Annotations, Example, Request
+from tests.conftest import ROOT, wordless
+
+CLIP = str(ROOT / "data/models/fashion-mnist/clip")
+REQUEST = Request("1-000001", 1, 1, 42, "a photo of a cat", (3,), classes=3)
+
+
+@pytest.fixture(scope="module")
+def table() -> Any:
+    return kinds.nested("sources", Source, {"dataset": str(ROOT / "data/fashion-mnist"), "shots": 8}).open()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def context(table: Any, tmp_path: Path) -> Context:
+    return Context(table, table.class_names, 0, "cpu", tmp_path)
+
+
+def example(label: int = 0, **more: Any) -> Example:
+    return Example(5, "ab", np.random.default_rng(1).integers(0, 256, (20, 30, 3), np.uint8), label, **more)
+
+
+def marked() -> Annotations:
+    mask = np.zeros((20, 30), np.int32)
+    mask[5:12, 8:20] = 2
+    return Annotations(np.array([[8, 5, 20, 12]], np.float32), np.array([1]), mask)
+
+
+def request_of(table: Any, row: int) -> Request:
+    return Request("r", int(table.labels[row]), 0, 1, "a photo of a Sneaker", (row,), classes=10)
+
+
+# ---- image and caption
+
+
+def test_the_parents_caption_is_the_prompt() -> None:
+    kind = ImageAndCaption(text="{caption}, a photo", strength=0.6)
+    inputs = kind.prepare(REQUEST, [example(caption=" a cat on a mat ", annotations=marked())], seeds.rng(0))
+    assert inputs.prompt == "a cat on a mat, a photo" and inputs.strength == 0.6 and inputs.annotations is not None
+    bare = kind.prepare(REQUEST, [example()], seeds.rng(0))
+    assert bare.prompt == REQUEST.prompt and bare.record["caption"] == 0
+    with pytest.raises(UserError, match=r"set source\.caption"):
+        kind.check(wordless(["a"]).table)
+    with pytest.raises(ValidationError, match="no other blank"):
+        ImageAndCaption(text="{label}")
+
+
+# ---- other class
+
+
+def test_the_label_is_shared_by_strength() -> None:
+    kind = OtherClass(strength=0.81, gamma=0.5)
+    assert kind.parents_of == "others"
+    soft = kind.prepare(REQUEST, [example(label=2)], seeds.rng(0)).soft_label
+    assert soft is not None and np.allclose(soft, [0, 0.9, 0.1])
+    soft = kind.prepare(REQUEST, [example(label=2, soft_label=np.array([0.5, 0, 0.5], np.float32))], seeds.rng(0)).soft_label
+    assert soft is not None and np.allclose(soft, [0.05, 0.9, 0.05])
+
+
+def test_other_classes_are_parents_in_turn(write_recipe: Any) -> None:
+    from factory import plan as planning
+
+    recipe = recipes.load(write_recipe(condition="{kind: other_class, strength: 0.7}"))
+    opened = recipe.source.open()
+    plan = planning.make(recipe, opened)
+    requests = plan.requests(np.zeros(2, np.int64), np.array([20, 20]))
+    assert (opened.labels[requests.parents[:, 0]] != requests.label).all()
+    assert len(np.unique(requests.parents)) > 8
+    later = plan.requests(np.array([5, 5]), np.array([3, 3]))
+    whole = {(int(c), int(k)): int(p) for c, k, (p,) in zip(requests.label, requests.ordinal, requests.parents, strict=True)}
+    assert all(whole[int(c), int(k)] == p for c, k, (p,) in zip(later.label, later.ordinal, later.parents, strict=True))
+
+
+# ---- retrieval
+
+
+def test_neighbours_are_the_true_ones_and_never_the_parent(table: Any, context: Context) -> None:
+    units = encoders.open(CLIP, "cpu").encode_images([table.read(i).image for i in range(len(table))])
+    opened = Retrieval(model=CLIP, k=3).open(context)
+    for row in (0, 17, 40):
+        parent = table.read(row)
+        inputs = opened.prepare(request_of(table, row), [parent], seeds.rng(0))
+        cosines = units @ units[row]
+        cosines[row] = -1
+        expected = [table.read(int(i)).key for i in np.argsort(-cosines)[:3]]
+        assert str(inputs.record["neighbours"]).split() == expected
+        assert inputs.tokens and len(inputs.images) == 3 and inputs.record["nearest"] >= inputs.record["furthest"]
+        assert json.loads(json.dumps(inputs.record)) == inputs.record
+    own = Retrieval(model=CLIP, k=1, include_parent=True).open(context).prepare(request_of(table, 5), [table.read(5)], seeds.rng(0))
+    assert own.record["neighbours"] == table.read(5).key
+
+
+def test_neighbours_of_the_prompt_and_within_the_class(table: Any, context: Context) -> None:
+    of_text = Retrieval(model=CLIP, k=5, of="prompt", text=True)
+    assert of_text.parent_count() == 0 and of_text.required() == {"image_embedding", "text"}
+    found = str(of_text.open(context).prepare(request_of(table, 0), [], seeds.rng(0)).record["neighbours"]).split()
+    label = {table.read(i).key: int(table.labels[i]) for i in range(len(table))}
+    assert sum(label[key] == table.class_names.index("Sneaker") for key in found) >= 4
+    within = Retrieval(model=CLIP, k=5, within="class").open(context)
+    for row in range(0, len(table), 9):
+        keys = str(within.prepare(request_of(table, row), [table.read(row)], seeds.rng(0)).record["neighbours"]).split()
+        assert {label[key] for key in keys} == {int(table.labels[row])}
+
+
+def test_another_library_is_one_line(table: Any, context: Context, image_folder: Path) -> None:
+    (image_folder / "finch" / "broken.png").write_bytes(b"no image")
+    kind = Retrieval.model_validate({"model": CLIP, "k": 4, "library": {"dataset": str(image_folder), "label": None}})
+    inputs = kind.open(context).prepare(request_of(table, 0), [table.read(0)], seeds.rng(0))
+    assert {image.shape for image in inputs.images} == {(24, 20, 3)}
+    assert kind.settings()["library"]["dataset"] == str(image_folder)
+    with pytest.raises(ValidationError, match="did you mean label"):
+        Retrieval.model_validate({"library": {"dataset": str(image_folder), "lable": None}})
+    with pytest.raises(UserError, match="the library has no class"):
+        Retrieval.model_validate({"model": CLIP, "within": "class", "library": {"dataset": str(image_folder)}}).open(context)
+
+
+# ---- ip adapter
+
+
+def test_the_scale_rises_where_clip_is_unsure(table: Any, context: Context) -> None:
+    kind = IpAdapter(model=CLIP, low=0.2, high=0.8, sigma=0.1, levels=4)
+    opened = kind.open(context)
+    sure, unsure = [], []
+    for row in range(0, len(table), 3):
+        right = opened.prepare(request_of(table, row), [table.read(row)], seeds.rng(row))
+        wrong = Request("w", (int(table.labels[row]) + 5) % 10, 0, 1, "a", (row,), classes=10)
+        sure.append(right.adapter_scale)
+        unsure.append(opened.prepare(wrong, [table.read(row)], seeds.rng(row)).adapter_scale)
+        assert right.record["scale"] == right.adapter_scale
+    assert np.mean(unsure) > np.mean(sure) + 0.3
+    assert {round(float(s), 6) for s in [*sure, *unsure]} <= {0.2, 0.4, 0.6, 0.8}
+    with pytest.raises(UserError, match=r"source\.label"):
+        kind.check(wordless([]).table)
+
+
+# ---- inpaint and outpaint
+
+
+@pytest.mark.parametrize(("area", "at"), [("mask", (8, 10)), ("boxes", (8, 10)), ("background", (0, 0))])
+def test_the_repainted_area(area: str, at: tuple[int, int]) -> None:
+    inputs = Inpaint(area=area).prepare(REQUEST, [example(annotations=marked())], seeds.rng(0))
+    assert inputs.mask is not None and inputs.mask.dtype == np.uint8 and inputs.mask[at] == 255
+    inside = 7 * 12
+    assert (inputs.mask > 0).sum() == (600 - inside if area == "background" else inside)
+    assert inputs.annotations is not None and inputs.annotations.boxes is not None
+    grown = Inpaint(area="mask", dilate=2).prepare(REQUEST, [example(annotations=marked())], seeds.rng(0)).mask
+    assert grown is not None and grown[4, 10] == 255 and grown[0, 0] == 0
+
+
+def test_a_random_rectangle_has_its_share() -> None:
+    shares = [Inpaint(area="random", share=0.3).prepare(REQUEST, [example()], seeds.rng(i)).record["repainted"] for i in range(30)]
+    assert all(abs(float(share) - 0.3) < 0.05 for share in shares)
+    with pytest.raises(UserError, match=r"source\.mask"):
+        Inpaint().check(wordless(["a"]).table)
+
+
+def test_outpainting_moves_places_with_the_image() -> None:
+    for draw in range(10):
+        inputs = Outpaint(scale=(0.4, 0.7)).prepare(REQUEST, [example(annotations=marked())], seeds.rng(draw))
+        assert inputs.mask is not None and inputs.images[0].shape == (20, 30, 3)
+        kept = (inputs.mask == 0).mean()
+        assert abs(kept - float(inputs.record["scale"]) ** 2) < 0.06
+        notes = inputs.annotations
+        assert notes is not None and notes.mask is not None and notes.boxes is not None
+        ys, xs = np.nonzero(notes.mask)
+        assert np.abs(notes.boxes[0] - [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).max() <= 1
+        assert (inputs.mask[ys, xs] == 0).all(), "what is marked is not repainted"
+
+
+# ---- control
+
+
+def test_edges_are_where_the_image_changes() -> None:
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[8:24, 8:24] = 255
+    inputs = Control().prepare(REQUEST, [Example(0, "0", image)], seeds.rng(0))
+    assert inputs.control is not None and inputs.control.shape == image.shape and not inputs.images
+    ys, _ = np.nonzero(inputs.control[..., 0])
+    assert set(ys.tolist()) <= {7, 8, 23, 24} | set(range(8, 24)) and inputs.control[16, 16].max() == 0 and len(ys) > 40
+    assert Control(strength=0.7).required() == {"control", "image", "text"}
+    with pytest.raises(ValidationError, match="Canny"):
+        Control(model="x")
+
+
+def test_the_sources_own_masks_as_segmentation() -> None:
+    inputs = Control(map="segmentation").prepare(REQUEST, [example(annotations=marked())], seeds.rng(0))
+    assert inputs.control is not None and inputs.control[0, 0].max() == 0 and inputs.control[8, 10].max() > 0
+    assert len(np.unique(inputs.control.reshape(-1, 3), axis=0)) == 2
+    with pytest.raises(UserError, match=r"source\.mask"):
+        Control(map="segmentation").check(wordless(["a"]).table)
+
+
+def test_depth_by_a_transformers_model(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.DPTConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8, is_hybrid=False,
+        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, reassemble_factors=[4, 2, 1, 0.5],
+    )  # fmt: skip
+    network = transformers.DPTForDepthEstimation(config)
+    last = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)][-1]
+    torch.nn.init.ones_(last.bias)  # random weights may see nothing but what is behind the camera
+    network.save_pretrained(tmp_path)
+    transformers.DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    ready = Control(map="depth", model=str(tmp_path)).open(wordless(["a"]))
+    first = ready.prepare(REQUEST, [example()], seeds.rng(0)).control
+    assert first is not None and first.shape == (20, 30, 3) and first.dtype == np.uint8 and first.max() == 255 and first.min() == 0
+    with pytest.raises(UserError, match="cannot open model"):
+        Control(map="depth", model=str(tmp_path / "none")).open(wordless(["a"]))
+
+
+# ---- what a pipeline can honour is told before weights are loaded
+
+
+@pytest.mark.parametrize("name", kinds.names("conditions"))
+def test_every_kind_says_what_it_needs(name: str) -> None:
+    found = kinds.find("conditions", name, Condition)
+    kind = found()  # type: ignore[call-arg]
+    assert kind.required()  # type: ignore[attr-defined]
+    assert any(way <= kind.required() for way in found.ways or (found.needs,))  # type: ignore[attr-defined]
+
+
+def test_an_impossible_condition_fails_at_plan_time_with_the_kinds_that_are_possible(write_recipe: Any) -> None:
+    model = ROOT / "data/models/fashion-mnist"
+    recipe = recipes.load(write_recipe(generator=f"{{model: {model}}}", condition="control"))
+    with pytest.raises(
+        UserError, match=r"condition control needs a control image.*conditions that it can honour: .*augmented_image.*retrieval"
+    ):
+        honour.check(recipe)
+    honour.check(recipes.load(write_recipe(generator=f"{{model: {model}}}", condition="{kind: inpaint, area: random}")))
+
+
+def test_an_image_folder_of_a_stress_set_is_no_source(write_recipe: Any, tmp_path: Path) -> None:
+    from tests.test_build import run
+
+    for export in ("parquet", "folder"):
+        out = tmp_path / export
+        run(write_recipe(split="stress_test", export=export, name=f"{export}.yaml"), out)
+        dataset = out / "dataset"
+        import datasets
+
+        loaded = datasets.load_dataset(str(dataset))
+        assert list(loaded) == ["stress_test"] and set(loaded["stress_test"]["synthetic"]) == {"stress_test"}
+        assert "stress test" in (dataset / "README.md").read_text()
+        with pytest.raises(UserError, match="generated stress test"):
+            kinds.nested("sources", Source, {"dataset": str(dataset), "split": "train" if export == "folder" else "stress_test"}).open()  # type: ignore[attr-defined]
