@@ -115,3 +115,19 @@ def test_schema_refuses_an_unknown_key(write_recipe: Callable[..., Path]) -> Non
 def test_checking_and_planning_load_no_torch(write_recipe: Callable[..., Path]) -> None:
     code = "import sys; from factory.cli import main; sys.argv = ['factory', 'plan', sys.argv[1]]\ntry: main()\nexcept SystemExit as e: assert not e.code, e.code\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(write_recipe())], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_loads_names_its_paper_and_opens_with_its_launch_line(path: Path) -> None:
+    recipe = recipes.load(path, ["source.dataset=data/fashion-mnist"])
+    text = path.read_text(encoding="utf-8")
+    first = text.splitlines()[0]
+    assert f"factory build recipes/{path.name}" in first and "needs:" in first
+    assert "arXiv" in text or recipe.name == "quickstart"
+
+
+def test_every_condition_has_a_recipe() -> None:
+    from factory import kinds
+
+    used = {recipes.load(path, ["source.dataset=data/fashion-mnist"]).condition.kind for path in (ROOT / "recipes").glob("*.yaml")}
+    assert used == set(kinds.names("conditions"))
