@@ -286,7 +286,7 @@ def test_cutmix_boxes():
         ({"augment": [{"kind": "horizontal_flip", "q": 1}]}, "horizontal_flip.q: unknown key"),
         ({"augment": [{"kind": "random_resized_crop", "scal": [0.5, 1]}]}, "did you mean scale"),
         ({"augment": [{"kind": "random_resized_crop", "scale": [1, 0.5]}]}, "scale must be"),
-        ({"augment": [3]}, "horizontal_flip, random_resized_crop"),
+        ({"augment": [3]}, "horizontal_flip, rand_augment, random_resized_crop"),
         ({"mix": "mixop"}, "mixup"),
         ({"dropout": 1.5}, "less than or equal"),
         ({"alpha": 0}, "greater than"),

@@ -405,7 +405,7 @@ def test_unknown_classes_are_named_and_never_guessed(folder: Callable[[str], Pat
         (
             "stable_diffusion",
             {"text", "class_label"},
-            "needs class_label, but StableDiffusionPipeline has no class labels; it can take: image, text",
+            "needs class_label, but StableDiffusionPipeline has no class labels; it can take: guidance, image, mask, text",
         ),
         ("stable_diffusion", {"image_embedding"}, "no way in for image embeddings; load an ip_adapter"),
         ("unclip", {"image"}, "cannot start from an image: its `image` is no initial image"),

@@ -118,9 +118,21 @@ def test_shortage_asks_for_the_shortfall_over_the_yield() -> None:
     assert planning.shortage(wanted, kept, asked).tolist() == [0, 100, 100, 400]
 
 
+# What a recipe needs that the shipped sample does not have: planning names it.
+MISSING = {
+    "image_and_caption": "caption",
+    "ip_adapter": "cannot open 'Qwen",
+    "divergen": "WordNet",
+}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_recipe_plans(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+    if path.stem in MISSING:
+        with pytest.raises(UserError, match=MISSING[path.stem]):
+            make(path, *(["prompts.wordnet=data"] if path.stem == "divergen" else []))
+        return
     plan = make(path)
     assert len(plan.requests(np.zeros(len(plan.classes), np.int64), plan.wanted)) == plan.wanted.sum() > 0
 
