@@ -124,7 +124,7 @@ def test_every_recipe_loads_names_its_paper_and_opens_with_its_launch_line(path:
     text = path.read_text(encoding="utf-8")
     first = text.splitlines()[0]
     assert f"factory build recipes/{path.name}" in first and "needs:" in first
-    assert re.search(r"\([A-Z]\w+ (et al\.|and \w+) (19|20)\d\d", text) or recipe.name in ("quickstart", "augmented-conditioning")
+    assert re.search(r"[A-Z]\w+ (et al\.|and \w+) (19|20)\d\d", text) or recipe.name in ("quickstart", "augmented-conditioning")
 
 
 def test_every_condition_has_a_recipe() -> None:
