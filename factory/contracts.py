@@ -148,6 +148,10 @@ class Condition(Kind, ABC):
         """The parents of this very configuration; `parents` unless a field changes them."""
         return self.parents
 
+    def identity(self) -> dict[str, Any]:
+        """What of this condition decides pixels, as JSON values: its settings, and the content of any images that these name."""
+        return self.settings()
+
     def check(self, table: Table) -> None:
         """Raise UserError when this source lacks what the condition works on (masks, captions); called when the plan is made."""
 

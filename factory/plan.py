@@ -215,7 +215,7 @@ def make(recipe: Recipe, table: Table) -> Plan:
         "seed": recipe.seed,
         "source": {"fingerprint": table.fingerprint, "class_names": names, "real": [len(pool) for pool in pools]},
         "generator": generators if len(generators) > 1 else generators[0],
-        "condition": recipe.condition.settings(),
+        "condition": recipe.condition.identity(),
         "prompts": hashlib.sha256(json.dumps(worded.texts).encode()).hexdigest(),
         "sweep": recipe.sweep,
         "shard": recipe.shard,

@@ -133,6 +133,9 @@ def test_another_library_is_one_line(table: Any, context: Context, image_folder:
     assert kind.settings()["library"]["dataset"] == str(image_folder)
     with pytest.raises(ValidationError, match="did you mean label"):
         Retrieval.model_validate({"library": {"dataset": str(image_folder), "lable": None}})
+    before = kind.identity()
+    (image_folder / "heron" / "0.png").unlink()
+    assert kind.identity() != before, "another content is another plan"
     with pytest.raises(UserError, match="the library has no class"):
         Retrieval.model_validate({"model": CLIP, "within": "class", "library": {"dataset": str(image_folder)}}).open(context)
 

@@ -37,6 +37,8 @@ def test_clips_eighty_templates() -> None:
     assert len(texts) == 80 and "a photo of many cat." in texts
     with pytest.raises(ValidationError, match="exclude each other"):
         Template(set="clip_80", text="a {label}")
+    stored = Template(set="clip_80").settings()
+    assert Template.model_validate({k: v for k, v in stored.items() if k != "kind"}).set == "clip_80", "a stored recipe is read back"
 
 
 def test_coverage_counts_the_cells_that_are_filled() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
@@ -45,6 +45,11 @@ class Retrieval(Condition):
     def parent_count(self) -> int:
         """One, unless the prompt is what is looked for."""
         return int(self.of == "parent")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings, with the library's content in place of where it lies."""
+        library = None if self.library is None else self.library.open().fingerprint
+        return {**self.settings(frozenset({"library"})), "library": library}
 
     def check(self, table: Table) -> None:
         """Classes are compared by name, so there must be some."""

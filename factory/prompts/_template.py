@@ -31,7 +31,7 @@ class Filled(Prompts):
 
     @model_validator(mode="after")
     def _blanks_match_axes(self) -> Filled:
-        if self.set is not None and "text" in self.model_fields_set:
+        if self.set is not None and self.text != type(self).model_fields["text"].default:
             raise ValueError("text and set exclude each other; write one of them")
         if not self._texts():
             raise ValueError("text needs at least one sentence")
