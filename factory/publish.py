@@ -33,7 +33,7 @@ def card(recipe: Recipe, run: dict[str, Any], labels: np.ndarray, selection: Sel
     rows = [f"| {name} | {kept[c]} |" for c, name in enumerate(class_names)] or [f"| (unlabelled) | {kept[-1]} |"]
     lines = [
         "---",
-        _header(recipe, folder).strip(),
+        _header(recipe, folder, int(selection.keep.sum())).strip(),
         "---",
         "",
         f"# {recipe.name}",
@@ -63,7 +63,7 @@ def card(recipe: Recipe, run: dict[str, Any], labels: np.ndarray, selection: Sel
     return "\n".join(lines)
 
 
-def _header(recipe: Recipe, folder: Path) -> str:
+def _header(recipe: Recipe, folder: Path, rows: int) -> str:
     header: dict[str, object] = {
         "pretty_name": recipe.name,
         "tags": ["synthetic", *(["stress-test"] if recipe.split == "stress_test" else [])],
@@ -71,6 +71,10 @@ def _header(recipe: Recipe, folder: Path) -> str:
     path = f"data/{recipe.split}-*.parquet" if (folder / "data").is_dir() else f"{recipe.split}/**"
     if (folder / "data").is_dir() or recipe.split != "train":
         header["configs"] = [{"config_name": "default", "data_files": [{"split": recipe.split, "path": path}]}]
+    # The sizes matter: `datasets` names its cache of a local folder by this header, and would else serve one dataset for another.
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    splits = [{"name": recipe.split, "num_bytes": size, "num_examples": rows}]
+    header["dataset_info"] = [{"config_name": "default", "splits": splits, "download_size": size, "dataset_size": size}]
     out = io.StringIO()
     YAML().dump(header, out)
     return out.getvalue()

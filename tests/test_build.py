@@ -324,3 +324,17 @@ def wait_for(true: Callable[[], bool], seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.02)
+
+
+def test_two_datasets_of_one_recipe_are_never_taken_for_each_other(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    for export in ("parquet", "folder"):
+        seen = []
+        for seed in (1, 2):
+            out = tmp_path / f"{export}-{seed}"
+            run(write_recipe(seed=str(seed), export=export), out)
+            loaded = load_dataset(str(out / "dataset"), split="train", cache_dir=str(tmp_path / "cache"))
+            seen.append(sorted(loaded["seed"]))
+            assert len(loaded) == 20
+        assert seen[0] != seen[1]
