@@ -56,7 +56,8 @@ class Encoder(Protocol):
 def open(model: str, device: str, dtype: Dtype = "float32") -> Encoder:
     """The encoder of this name, loaded at most once per process. Raises UserError.
 
-    model: "ARCH/TAG" of open_clip ("ViT-B-32/laion2b_s34b_b79k"), a local open_clip folder, or "hf-hub:org/name".
+    model: "ARCH/TAG" of open_clip ("ViT-B-32/laion2b_s34b_b79k"), a local open_clip folder, or "hf-hub:org/name"; for images alone
+    "timm:NAME", "transformers:ID or folder", or a folder that `factory train`, kind representation, wrote.
     dtype: honoured on CUDA; every other device computes in float32.
     """
     return _open(model, device, dtype if device.startswith("cuda") else "float32")
@@ -64,9 +65,11 @@ def open(model: str, device: str, dtype: Dtype = "float32") -> Encoder:
 
 @cache
 def _open(model: str, device: str, dtype: Dtype) -> Encoder:
-    if model.startswith("timm:"):  # image-only encoders belong here, as a second class beside OpenClip
-        raise UserError(f"model {model!r}: image-only encoders are not supported yet; name an open_clip model")
-    return OpenClip(model, device, dtype)
+    return ImageOnly(model, device, dtype) if _is_image_only(model) else OpenClip(model, device, dtype)
+
+
+def _is_image_only(model: str) -> bool:
+    return model.startswith(("timm:", "transformers:")) or (Path(model).expanduser() / "config.json").is_file()
 
 
 class OpenClip:
@@ -89,13 +92,7 @@ class OpenClip:
     @cached_property
     def identity(self) -> str:
         """Digest of the loaded weights, their precision and the preprocessing."""
-        import torch
-
-        digest = hashlib.sha256(json.dumps([str(self._dtype), self._preprocessing], sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self._network.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()[:32]
+        return _digest(self._network, json.dumps([str(self._dtype), self._preprocessing], sort_keys=True, default=str))
 
     def encode_images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 [H, W, 3] each, of any sizes -> float32 [N, dim] of unit length."""
@@ -136,6 +133,56 @@ class OpenClip:
             features = getattr(self._network, method)(batch).float()
             unit: np.ndarray = torch.nn.functional.normalize(features, dim=-1).cpu().numpy()
         return unit
+
+
+class ImageOnly:
+    """A self-supervised or supervised image encoder of any library; it has no text side."""
+
+    def __init__(self, model: str, device: str, dtype: Dtype) -> None:
+        import torch
+
+        from factory.models.representation import RepresentationEncoder
+
+        try:
+            network: Any = RepresentationEncoder.open([model])
+        except Exception as error:  # each library raises its own types
+            raise _cannot_open(model, error) from error
+        self._name, self._network = model, network.to(torch.device(device), getattr(torch, dtype))
+        self.dim, self.logit_scale = int(network.embed_dim), 1.0
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of the loaded weights, their precision and the preprocessing."""
+        return _digest(self._network, json.dumps([str(self._network.dtype), self._network.config["towers"]], sort_keys=True, default=str))
+
+    def encode_images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """uint8 [H, W, 3] each, of any sizes -> float32 [N, dim] of unit length."""
+        import torch
+
+        out = np.empty((len(pictures), self.dim), np.float32)
+        shapes = {picture.shape for picture in pictures}
+        for shape in sorted(shapes):
+            places = [i for i, picture in enumerate(pictures) if picture.shape == shape]
+            for start in range(0, len(places), CHUNK):
+                some = places[start : start + CHUNK]
+                batch = torch.from_numpy(np.stack([pictures[i] for i in some])).permute(0, 3, 1, 2)
+                with torch.autocast(self._network.device.type, enabled=False):
+                    out[some] = self._network.encode_image(batch).float().cpu().numpy()
+        return out
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Raises UserError: it has no text side."""
+        raise UserError(f"model {self._name!r} encodes images alone; name an open_clip model where text is compared")
+
+
+def _digest(network: Any, settings: str) -> str:
+    import torch
+
+    digest = hashlib.sha256(settings.encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
 
 
 def _load(model: str, device: str, dtype: Dtype) -> tuple[Any, Any, int]:

@@ -52,6 +52,13 @@ def to_pil(image: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image))
 
 
+def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> [height, width, 3]: scaled until it covers the size, the middle cut out; bicubic with antialiasing."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(ImageOps.fit(to_pil(image), (width, height), Image.Resampling.BICUBIC))
+
+
 def encode(image: np.ndarray, format: ImageFormat = "png", quality: int = 95) -> bytes:
     """uint8 [H, W, 3] -> file bytes. PNG is lossless; quality (1 to 100) is for WebP and JPEG; WebP at 100 is lossless."""
     out = io.BytesIO()

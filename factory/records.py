@@ -78,6 +78,7 @@ class Inputs:
     combine: embeddings float32 [len(images), D] -> float32 [D]; None takes the first image's embedding as it is.
     tokens: with several images and no combine, each is a condition token of its own where the pipeline takes several, and their
     embeddings are averaged where it takes one.
+    embedding: float32 [tokens, D], the embedding itself in place of images and combine, or None.
     strength: SDEdit strength in (0, 1], or None.  guidance: guidance scale in place of the generator's own, or None.
     adapter_scale: scale of the image-prompt adapter, >= 0, or None for the generator's own.
     control: uint8 [H, W, 3], a control image, or None.  mask: uint8 [H, W] of images[0], 255 where it is repainted, or None.
@@ -90,6 +91,7 @@ class Inputs:
     images: tuple[np.ndarray, ...] = ()
     combine: Callable[[np.ndarray], np.ndarray] | None = None
     tokens: bool = False
+    embedding: np.ndarray | None = None
     strength: float | None = None
     guidance: float | None = None
     adapter_scale: float | None = None

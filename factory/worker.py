@@ -143,7 +143,7 @@ class Maker:
             notes = given.annotations
             if notes is not None and given.images:  # the pipeline stretched the condition image to its own size
                 notes = notes.resized(given.images[0].shape[:2], image.shape[:2])
-            kept = replace(given, images=(), combine=None, control=None, mask=None, annotations=notes)
+            kept = replace(given, images=(), combine=None, embedding=None, control=None, mask=None, annotations=notes)
             made.rows.append(_Row(request, prompt, [(p.index, p.key) for p in own], kept))
         self._score(samples, made.scores, self.recipe.filters)
 

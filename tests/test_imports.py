@@ -15,11 +15,11 @@ from tests.conftest import ROOT
 FLOORS = [
     ["errors", "records", "seeds", "images", "files"],
     ["contracts", "kinds"],
-    ["encoders", "indexes", "sentences", "models"],
+    ["sentences", "models", "encoders", "indexes"],
     ["augment"],
     ["sources", "prompts", "conditions", "generators", "filters", "exporters"],
     ["document", "recipe", "schema", "honour", "wording", "plan", "neighbours", "select", "store", "runtime"],
-    ["contact_sheet", "prepare", "worker", "publish", "assemble", "report", "build", "reselect", "preview"],
+    ["contact_sheet", "prepare", "worker", "publish", "assemble", "report", "build", "reselect", "preview", "panorama"],
     ["train"],
     ["cli", "__main__"],
 ]

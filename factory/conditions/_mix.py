@@ -81,6 +81,32 @@ def embed_cutmix(embeddings: np.ndarray, lam: float, start: float) -> np.ndarray
     return out
 
 
+def embed_slerp(embeddings: np.ndarray, lam: float) -> np.ndarray:
+    """The point of float32 [2, D] on the arc between both directions, λ = 1 at the first; lengths are mixed linearly (Shoemake 1985)."""
+    lengths = np.linalg.norm(embeddings, axis=1).astype(np.float64)
+    first, second = (embeddings / lengths[:, None].clip(1e-12)).astype(np.float64)
+    angle = np.arccos(np.clip(first @ second, -1, 1))
+    if np.sin(angle) < 1e-6:
+        return embed_mixup(embeddings, lam)
+    arc = (np.sin(lam * angle) * first + np.sin((1 - lam) * angle) * second) / np.sin(angle)
+    return (arc * (lam * lengths[0] + (1 - lam) * lengths[1])).astype(np.float32)
+
+
+def jitter(embedding: np.ndarray, scale: float, seed: int) -> np.ndarray:
+    """float32 [D] moved by Gaussian noise of expected length scale·‖e‖, and brought back to its length."""
+    length = float(np.linalg.norm(embedding))
+    noise = seeds.rng("embedding jitter", seed).standard_normal(len(embedding)) * (scale * length / len(embedding) ** 0.5)
+    moved = embedding + noise
+    return (moved * (length / max(float(np.linalg.norm(moved)), 1e-12))).astype(np.float32)
+
+
+def embed_mean(embeddings: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The weighted sum of float32 [K, D], brought to the rows' mean length."""
+    mixed = weights @ embeddings
+    length = float(np.linalg.norm(embeddings, axis=1).mean())
+    return (mixed * (length / max(float(np.linalg.norm(mixed)), 1e-12))).astype(np.float32)
+
+
 def drop(embedding: np.ndarray, p: float, seed: int) -> np.ndarray:
     """float32 [D] with each entry set to 0 with probability p; the others are kept as they are, not scaled by 1/(1−p)."""
     return np.where(seeds.rng("embedding dropout", seed).random(len(embedding)) < p, 0, embedding).astype(np.float32)

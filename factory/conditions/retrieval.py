@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from factory import encoders, indexes, kinds
+from factory.conditions import _mix
 from factory.contracts import Condition, Context, Source, Table
 from factory.errors import Undecodable, UserError
 from factory.records import Example, Inputs, Request
@@ -35,6 +37,9 @@ class Retrieval(Condition):
     of: Literal["parent", "prompt"] = Field("parent", description="Whose neighbours: those of a real image of the class, or of the text.")
     library: Library | None = Field(None, description="Images to search, {dataset: …} as in source; null: the run's own source.")
     within: Literal["all", "class"] = Field("all", description="class: only library images whose class is called like the request's.")
+    mix: Literal["none", "random"] = Field(
+        "none", description="random: one embedding, a random convex mix of the neighbours' (weights from a flat Dirichlet)."
+    )
     include_parent: bool = Field(False, description="Whether a parent may be its own neighbour.")
     text: bool = Field(False, description="Use the prompt too.")
 
@@ -86,7 +91,7 @@ class OpenRetrieval:
     built: dict[int, indexes.ImageIndex]
 
     def prepare(self, request: Request, parents: Sequence[Example], rng: np.random.Generator) -> Inputs:
-        """Nothing is drawn. Records neighbours (content keys, nearest first) and the cosines of the nearest and the furthest."""
+        """Draws the weights of a random mix. Records neighbours (content keys, nearest first), the cosines of the nearest and the furthest, and weights."""
         of_text = self.kind.of == "prompt"
         query = (self.encoder.encode_texts([request.prompt]) if of_text else self.encoder.encode_images([parents[0].image]))[0]
         skip = set() if of_text or self.kind.include_parent else {parents[0].key}
@@ -96,11 +101,15 @@ class OpenRetrieval:
                 f"condition retrieval: the library has no image to go with request {request.id}; set include_parent, or a larger library"
             )
         examples, cosines = zip(*found, strict=True)
+        weights = rng.dirichlet(np.ones(len(examples))) if self.kind.mix == "random" else None
+        mixed = {} if weights is None else {"weights": " ".join(f"{weight:.6f}" for weight in weights)}
         return Inputs(
             prompt=request.prompt if self.kind.text else None,
             images=tuple(example.image for example in examples),
-            tokens=True,
+            tokens=weights is None,
+            combine=None if weights is None else partial(_mix.embed_mean, weights=weights),
             record={
+                **mixed,
                 "neighbours": " ".join(example.key for example in examples),
                 "nearest": round(cosines[0], 6),
                 "furthest": round(cosines[-1], 6),

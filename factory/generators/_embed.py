@@ -65,10 +65,15 @@ def mix(route: EmbedRoute, inputs: Sequence[Inputs]) -> Any:
     """
     import torch
 
+    pictures = [to_pil(image) for one in inputs for image in one.images]
     with torch.no_grad():
-        encoded = route.encode([to_pil(image) for one in inputs for image in one.images])
+        encoded: Any = route.encode(pictures) if pictures else None
     rows, start = [], 0
     for one in inputs:
+        if one.embedding is not None:
+            given = torch.from_numpy(one.embedding).to(route.target._execution_device)
+            rows.append(given if route.several else given[None] if len(given) > 1 else given)
+            continue
         own = encoded[start : start + len(one.images)]
         start += len(one.images)
         if one.combine is not None:
@@ -91,11 +96,12 @@ def _combined(combine: Callable[[np.ndarray], np.ndarray], own: Any) -> Any:
 
 
 class _Direct(EmbedRoute):
-    """Pipelines whose call takes `image_embeds`: unCLIP, and the project's own."""
+    """Pipelines whose call takes `image_embeds`: unCLIP, and the project's own, of which some take several."""
 
     def __init__(self, target: Any, name: str):
         super().__init__(target)
         self.name = name
+        self.several = bool(getattr(target, "takes_tokens", False))
 
     def encode(self, pictures: list[Image.Image]) -> Any:
         if callable(getattr(self.target, "encode_image", None)):
@@ -103,7 +109,7 @@ class _Direct(EmbedRoute):
         return _projected(self.target.image_encoder, _processor(self.target), pictures, self.target)
 
     def arguments(self, rows: Any, guided: bool) -> dict[str, Any]:
-        return {self.name: rows[:, 0]}
+        return {self.name: rows if self.several else rows[:, 0]}
 
 
 class _Combined(EmbedRoute):

@@ -10,7 +10,7 @@ import numpy as np
 
 from factory.contracts import NEEDS
 from factory.errors import UserError
-from factory.generators import _abilities, _controls, _embed, _labels
+from factory.generators import _abilities, _controls, _embed, _labels, _windows
 from factory.generators._arguments import guidance_name, guided, needs_prompt, negative_prompt, parameters, settled
 from factory.generators._encode import PromptMemo, Split
 from factory.generators._load import Loaded, out_of_memory, place, quiet
@@ -167,7 +167,7 @@ class OpenDiffusers:
         if len(seeds) > 1 and self.alone:
             return [image for seed, one in zip(seeds, inputs, strict=True) for image in self._make([seed], [one])]
         try:
-            with quiet(), torch.no_grad(), fenced(seeds, self.device) as draws:
+            with quiet(), torch.no_grad(), _windows.over(self._pipe, self.kind), fenced(seeds, self.device) as draws:
                 result = self._pipe(**self._arguments(seeds, inputs))
         except Split as split:
             covered = sorted(index for group in split.groups for index in group) == list(range(len(seeds)))
@@ -222,7 +222,8 @@ class OpenDiffusers:
             if "adapter_scale" in needs and self.kind.ip_adapter is not None:
                 scale = first.adapter_scale
                 self._pipe.set_ip_adapter_scale(self.kind.ip_adapter.scale if scale is None else scale)
-            arguments |= self._embed.arguments(_embed.mix(self._embed, inputs), guided(self._pipe, arguments))
+            grids = _windows.grids(self._pipe, self.kind, inputs)
+            arguments |= grids or self._embed.arguments(_embed.mix(self._embed, inputs), guided(self._pipe, arguments))
         return arguments
 
     def _control(self, inputs: Sequence[Inputs]) -> dict[str, Any]:
@@ -297,5 +298,6 @@ def _needs_of(inputs: Sequence[Inputs]) -> frozenset[str]:
     """What inputs ask for, where nobody has said it: images with a strength are initial images, others are embedded."""
     first = inputs[0]
     image = "mask" if first.mask is not None else "image" if first.strength is not None else "image_embedding"
-    wanted = {image: bool(first.images), "text": first.prompt is not None, "control": first.control is not None}
+    embeds = first.embedding is not None
+    wanted = {image: bool(first.images) or embeds, "text": first.prompt is not None, "control": first.control is not None}
     return frozenset(need for need, asked in wanted.items() if asked)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _OWN = "factory."
+_OWN_PIPELINES = ("factory.models.pipeline", "factory.models.guided")
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,12 @@ def pipeline_class(index: dict[str, Any], model: str) -> Any:
     for library in sorted(_libraries(index)):  # diffusers takes component classes only from modules that are imported already
         if library.startswith(_OWN):
             importlib.import_module(library)
-    own = _own_pipelines()
-    if hasattr(own, name):
-        return getattr(own, name)
+    for module in _OWN_PIPELINES:
+        own = importlib.import_module(module)
+        if hasattr(own, name):
+            return getattr(own, name)
     raise UserError(
-        f"generator.model: {model} is a {name}, which neither diffusers {diffusers.__version__} nor factory.models.pipeline has; "
+        f"generator.model: {model} is a {name}, which neither diffusers {diffusers.__version__} nor factory.models has; "
         "upgrade diffusers, or check _class_name in its model_index.json"
     )
 
@@ -95,15 +97,6 @@ def last_line(error: BaseException) -> str:
     """The last line with text of an error's message: the one that says what to do."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-def _own_pipelines() -> Any:
-    try:
-        return importlib.import_module("factory.models.pipeline")
-    except ModuleNotFoundError as error:
-        if error.name != "factory.models.pipeline":
-            raise
-        return None
 
 
 def _components(index: dict[str, Any]) -> dict[str, tuple[str, str]]:

@@ -90,6 +90,13 @@ class Diffusers(Generator):
     negative_prompt: str | None = Field(None, description="What the images should not show.")
     height: int | None = Field(None, ge=8, description="Pixels; null is the pipeline's own size.")
     width: int | None = Field(None, ge=8, description="Pixels; null is the pipeline's own size.")
+    windows: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="For height and width beyond the trained size: denoise in windows that overlap by this share (the paper uses 0.75). "
+        "A representation-guided pipeline then follows the grid of embeddings of the whole parent image.",
+    )
     noise_level: int | None = Field(
         None, ge=0, description="Noise on the image embedding, for pipelines that take it (unCLIP: 0 is closest to the image)."
     )

@@ -1,4 +1,4 @@
-"""A small diffusion transformer whose only condition is a vector: time, an image embedding, a text embedding."""
+"""A small diffusion transformer conditioned on time and embeddings: as a vector (adaLN), or image embeddings as tokens to attend to."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """Attention and MLP, both scaled, shifted and gated by the condition (adaLN-zero; Peebles and Xie 2023, section 3.2)."""
+    """Attention and MLP, both scaled, shifted and gated by the condition (adaLN-zero; Peebles and Xie 2023, section 3.2).
 
-    def __init__(self, width: int, heads: int):
+    cross: between the two, attention to condition tokens, as in a latent diffusion model (Rombach et al. 2022, section 3.3).
+    """
+
+    def __init__(self, width: int, heads: int, cross: bool = False):
         super().__init__()
         self.heads = heads
         self.modulation = nn.Linear(width, 6 * width)
         self.qkv = nn.Linear(width, 3 * width)
         self.mix = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        if cross:
+            self.query, self.keys, self.cross_mix = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """x [N, T, W], condition [N, W] -> [N, T, W]."""
+    def forward(self, x: torch.Tensor, condition: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """x [N, T, W], condition [N, W], tokens [N, K, W] for a block with cross attention -> [N, T, W]."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
         x = x + gate_a * self.attend(norm(x) * (1 + scale_a) + shift_a)
+        if tokens is not None:
+            x = x + self.attend_to(norm(x), tokens)
         return x + gate_m * self.mlp(norm(x) * (1 + scale_m) + shift_m)
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:
@@ -35,11 +42,22 @@ class Block(nn.Module):
         q, k, v = self.qkv(x).view(count, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         return self.mix(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(count, tokens, width))
 
+    def attend_to(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        count, _, width = x.shape
+
+        def split(rows: torch.Tensor) -> torch.Tensor:
+            return rows.view(count, -1, self.heads, width // self.heads).transpose(1, 2)
+
+        q, (k, v) = split(self.query(x)), (split(part) for part in self.keys(tokens).chunk(2, dim=-1))
+        return self.cross_mix(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape))
+
 
 class PatchTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
-    """Velocity of a rectified flow (Liu et al. 2022) on pixel patches: a DiT (Peebles and Xie 2023) conditioned by embeddings.
+    """What a diffusion model predicts, on patches of pixels or latents: a DiT (Peebles and Xie 2023) conditioned by embeddings.
 
-    embed_dim: length of both embeddings.  sample_size, patch: pixels.
+    embed_dim: length of an embedding, of image or text.  sample_size: trained side, or [height, width], in pixels or latents; patch: likewise.
+    image_tokens: embeddings per image.  cross_attention: image embeddings are tokens to attend to, any number of them; else they are added
+    to the time (one layer over all `image_tokens` of them).
     """
 
     config: Any
@@ -48,25 +66,34 @@ class PatchTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: igno
     def __init__(
         self,
         in_channels: int = 1,
-        sample_size: int = 28,
+        sample_size: int | list[int] = 28,
         patch: int = 4,
         width: int = 256,
         depth: int = 6,
         heads: int = 4,
         embed_dim: int = 128,
+        image_tokens: int = 1,
+        cross_attention: bool = False,
     ):
         super().__init__()
         self.patches = nn.Conv2d(in_channels, width, patch, stride=patch)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.image = nn.Linear(embed_dim, width, bias=False)
+        self.image = nn.Linear(embed_dim * (1 if cross_attention else image_tokens), width, bias=False)
         self.text = nn.Linear(embed_dim, width, bias=False)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, cross_attention) for _ in range(depth))
         self.last_modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, patch * patch * in_channels)
         closed: list[Any] = [*(block.modulation for block in self.blocks), self.last_modulation, self.out]
+        closed += [block.cross_mix for block in self.blocks if cross_attention]
         for layer in closed:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The trained height and width."""
+        side = self.config.sample_size
+        return (side, side) if isinstance(side, int) else (side[0], side[1])
 
     def forward(
         self,
@@ -75,31 +102,37 @@ class PatchTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: igno
         image_embeds: torch.Tensor | None = None,
         prompt_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Noisy images -> velocity (noise minus image) of the same shape.
+        """Noisy images -> the prediction, of the same shape (the velocity, noise minus image, for a rectified flow).
 
         sample: [N, C, H, W], H and W multiples of the patch, images in [-1, 1] at time 0.  timestep: [N] or scalar in
-        [0, 1000], 1000 is noise.  image_embeds, prompt_embeds: [N, D] unit rows; a row of zeros, or None, is no condition.
+        [0, 1000], 1000 is noise.  image_embeds: [N, D], or [N, K, D] for several; prompt_embeds: [N, D]; unit rows; a row of zeros, or
+        None, is no condition.
         """
         config, count = self.config, len(sample)
-        tokens = self.patches(sample)
-        rows, columns = tokens.shape[2:]
-        x = tokens.flatten(2).transpose(1, 2) + self.positions(rows, columns).to(tokens)
-        condition = self.time(waves(timestep.expand(count), config.width).to(sample.dtype))
-        for layer, embeds in ((self.image, image_embeds), (self.text, prompt_embeds)):
-            if embeds is not None:
-                condition = condition + layer(embeds.to(sample.dtype) * math.sqrt(config.embed_dim))
+        patches = self.patches(sample)
+        rows, columns = patches.shape[2:]
+        x = patches.flatten(2).transpose(1, 2) + self.positions(rows, columns).to(patches)
+        condition, tokens = self.time(waves(timestep.expand(count), config.width).to(sample.dtype)), None
+        scale = math.sqrt(config.embed_dim)
+        if config.cross_attention:
+            image_embeds = sample.new_zeros(count, 1, config.embed_dim) if image_embeds is None else image_embeds
+            tokens = self.image(image_embeds.view(count, -1, config.embed_dim).to(sample.dtype) * scale)
+        elif image_embeds is not None:
+            condition = condition + self.image(image_embeds.reshape(count, -1).to(sample.dtype) * scale)
+        if prompt_embeds is not None:
+            condition = condition + self.text(prompt_embeds.to(sample.dtype) * scale)
         condition = F.silu(condition)
         for block in self.blocks:
-            x = block(x, condition)
-        shift, scale = self.last_modulation(condition)[:, None].chunk(2, dim=-1)
-        x = self.out(norm(x) * (1 + scale) + shift)
+            x = block(x, condition, tokens)
+        shift, scale_out = self.last_modulation(condition)[:, None].chunk(2, dim=-1)
+        x = self.out(norm(x) * (1 + scale_out) + shift)
         x = x.view(count, rows, columns, config.patch, config.patch, config.in_channels)
         return x.permute(0, 5, 1, 3, 2, 4).reshape(sample.shape)
 
     def positions(self, rows: int, columns: int) -> torch.Tensor:
         """Two-dimensional sine-cosine codes, float [rows*columns, W]; other sizes stretch over the trained grid."""
-        side = self.config.sample_size // self.config.patch
-        across = [(torch.arange(n, device=self.device) + 0.5) * (side / n) for n in (rows, columns)]
+        trained = [side // self.config.patch for side in self.size]
+        across = [(torch.arange(n, device=self.device) + 0.5) * (side / n) for n, side in zip((rows, columns), trained, strict=True)]
         codes = [waves(line, self.config.width // 2, longest=100.0) for line in across]
         grid = torch.cat([codes[0][:, None].expand(-1, columns, -1), codes[1][None].expand(rows, -1, -1)], dim=-1)
         return grid.reshape(rows * columns, -1)

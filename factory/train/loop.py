@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,35 @@ log = logging.getLogger("factory.train")
 Step = Callable[[int], dict[str, torch.Tensor]]
 
 
-def run(recipe: Training, state: dict[str, Any], step: Step) -> None:
+def run(
+    recipe: Training,
+    state: dict[str, Any],
+    step: Step,
+    after: Callable[[int, dict[str, float]], None] | None = None,
+    main: bool = True,
+) -> None:
     """Call step(0), step(1), … recipe.steps times, continuing from `<out>.ckpt/` where one is there.
 
     state: name -> anything with state_dict and load_state_dict; all that must survive an interruption. step(k) must draw
     from `draws(recipe, k)` alone, so that a resumed training ends with the same weights.
+    after: called with (steps done, that step's numbers) when they are logged.  main: whether this process logs and saves.
     """
     path = Path(f"{recipe.out}.ckpt") / "state.pt"
     first = _resume(path, recipe, state)
     began = time.monotonic()
     means: dict[str, float] = {}
     for k in range(first, recipe.steps):
-        for name, value in step(k).items():
-            means[name] = 0.95 * means.get(name, float(value)) + 0.05 * float(value)
+        values = {name: float(value) for name, value in step(k).items()}
+        for name, value in values.items():
+            means[name] = 0.95 * means.get(name, value) + 0.05 * value
         done = k + 1
-        if done % recipe.log_every == 0 or done == recipe.steps:
+        if main and (done % recipe.log_every == 0 or done == recipe.steps):
             pace = (time.monotonic() - began) / (done - first)
             losses = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
             log.info("step %d/%d  %s  %.2f s/step  %.0f min left", done, recipe.steps, losses, pace, pace * (recipe.steps - done) / 60)
-        if done % recipe.checkpoint_every == 0 or done == recipe.steps:
+        if after is not None and (done % recipe.log_every == 0 or done == recipe.steps):
+            after(done, values)
+        if main and (done % recipe.checkpoint_every == 0 or done == recipe.steps):
             _save(path, recipe, done, state)
 
 
@@ -56,10 +67,17 @@ def draws(recipe: Training, step: int) -> np.random.Generator:
 
 def rows(recipe: Training, count: int, step: int) -> np.ndarray:
     """The rows of one step's batch, int64 [batch]: each epoch is a fresh shuffle, a batch may span two."""
-    start = step * recipe.batch
-    positions = np.arange(start, start + recipe.batch)
-    order = {epoch: seeds.rng(recipe.seed, "epoch", epoch).permutation(count) for epoch in np.unique(positions // count).tolist()}
-    return np.array([order[p // count][p % count] for p in positions.tolist()])
+    positions = np.arange(step * recipe.batch, (step + 1) * recipe.batch)
+    out = np.empty(recipe.batch, np.int64)
+    for epoch in np.unique(positions // count).tolist():
+        here = positions // count == epoch
+        out[here] = _order(recipe.seed, epoch, count)[positions[here] % count]
+    return out
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return seeds.rng(seed, "epoch", epoch).permutation(count)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, recipe: Training, step: int) -> None:
@@ -71,7 +89,7 @@ def set_rate(optimizer: torch.optim.Optimizer, recipe: Training, step: int) -> N
 
 
 def _identity(recipe: Training) -> str:
-    return recipe.model_dump_json(exclude={"out", "checkpoint_every", "log_every"})
+    return recipe.model_dump_json(exclude={"out", "checkpoint_every", "log_every", "sample_every", "tracker"})
 
 
 def _resume(path: Path, recipe: Training, state: dict[str, Any]) -> int:

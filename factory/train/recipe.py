@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from factory import kinds
 from factory.contracts import Source
@@ -110,7 +110,128 @@ class Lora(Training):
     weight_decay: float = Field(0.01, ge=0)
 
 
-KINDS: dict[str, type[Training]] = {"clip": Clip, "classifier": Classifier, "diffusion": Diffusion, "lora": Lora}
+class Streamed(Training):
+    """What the trainings of any size share: images are read once, cut to one size and kept on disk, and steps read from there."""
+
+    source: RealImages = Field(description="Real images, as in a recipe: dataset, split, …; labels are never used.")  # type: ignore[assignment]
+    size: tuple[int, int] = Field(description="[height, width] in pixels that images are scaled and cut to.")
+    channels: Literal[1, 3] = Field(3, description="1 for grey images.")
+    flips: Literal["none", "horizontal", "dihedral"] = Field(
+        "horizontal", description="Mirror images that count as the same thing; dihedral: also turned by quarters."
+    )
+    accumulate: int = Field(1, ge=1, description="Parts that a batch is cut into, one after the other, where memory is short.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_side(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("size"), int):
+            values = {**values, "size": (values["size"], values["size"])}
+        return values
+
+    @model_validator(mode="after")
+    def _turns(self) -> Streamed:
+        if self.flips == "dihedral" and self.size[0] != self.size[1]:
+            raise ValueError("flips: dihedral turns images by quarters, so size must be square")
+        return self
+
+
+class Representation(Streamed):
+    """A self-supervised image encoder, without labels."""
+
+    kind: Literal["representation"]
+    method: Literal["vicreg", "simclr", "dino"] = Field("vicreg", description="Bardes et al. 2022; Chen et al. 2020; Caron et al. 2021.")
+    backbone: str = Field("resnet10t", description="Any timm architecture; weights start afresh.")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="Of timm.create_model, such as channels or img_size.")
+    input_size: int | None = Field(None, ge=8, description="Side in pixels that the network sees; null: that of `size`.")
+    projector: int = Field(1024, ge=8, description="Width of the head that the loss sees and that is thrown away.")
+    crop: tuple[float, float] = Field((0.3, 1.0), description="Share of the area that a view's random crop keeps.")
+    colour: float = Field(0.4, ge=0, description="Strength of the colour jitter; 0 is none.")
+    erase: float = Field(0.0, ge=0, le=1, description="Probability of an erased rectangle in a view.")
+    momentum: float = Field(0.996, ge=0, lt=1, description="Of DINO's teacher.")
+    whiten: int | None = Field(None, ge=2, description="Whiten embeddings by PCA and keep so many directions.")
+
+
+class Autoencoder(Streamed):
+    """A small autoencoder (diffusers' AutoencoderKL) for latent diffusion."""
+
+    kind: Literal["autoencoder"]
+    latent: int = Field(4, ge=1, description="Channels of a latent.")
+    widths: tuple[int, ...] = Field((32, 64, 64), min_length=1, description="Channels per level; each level but the last halves the side.")
+    layers: int = Field(1, ge=1, description="Residual blocks per level.")
+    kl: float = Field(1e-6, ge=0, description="Weight of the Kullback-Leibler term (Rombach et al. 2022 use 1e-6).")
+    edges: float = Field(1.0, ge=0, description="Weight of the difference of image gradients, beside that of pixels.")
+
+
+class RepresentationDiffusion(Streamed):
+    """A diffusion model guided by embeddings, written as a diffusers pipeline folder (Graikos et al. 2024, arXiv 2312.07330)."""
+
+    kind: Literal["representation_diffusion"]
+    encoder: tuple[str, ...] = Field(
+        description="A folder that kind: representation wrote, or timm:NAME, transformers:ID, open_clip:ARCH/TAG; several are put side by side."
+    )
+    whiten: int | None = Field(None, ge=2, description="Whiten the embeddings by PCA on this set and keep so many directions.")
+    vae: str | None = Field(None, description="An autoencoder's folder or Hub id for latent diffusion; null works on pixels.")
+    path: Literal["linear", "trigonometric", "variance_preserving"] = Field(
+        "linear", description="Between image and noise; see the scheduler."
+    )
+    prediction: Literal["velocity", "v_prediction", "epsilon", "sample"] = Field("velocity", description="What the model answers.")
+    times: Literal["logit_normal", "uniform"] = Field("logit_normal", description="How noise levels are drawn in training.")
+    scales: tuple[int, ...] = Field(
+        (1,), min_length=1, description="Condition tokens: the embeddings of the image's s×s crops, for each s."
+    )
+    neighbours: int = Field(0, ge=0, description="RDM: condition on so many nearest neighbours of the image instead of on itself.")
+    cross_attention: bool = Field(False, description="Embeddings as tokens to attend to; else they modulate the layers (adaLN).")
+    drop: float = Field(0.1, ge=0, le=1, description="Probability that a condition is left out, for classifier-free guidance.")
+    width: int = Field(256, ge=16)
+    depth: int = Field(6, ge=1)
+    heads: int = Field(4, ge=1)
+    patch: int = Field(2, ge=1, description="In pixels, or latents.")
+    ema: float = Field(0.999, ge=0, lt=1)
+    sample_every: int = Field(500, ge=1, description="Steps between pictures of variations beside their parents, in <out>.samples.")
+    tracker: Literal["tensorboard", "trackio", "wandb"] | None = Field(None, description="Where accelerate also logs the loss.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_encoder(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("encoder"), str):
+            values = {**values, "encoder": (values["encoder"],)}
+        return values
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> RepresentationDiffusion:
+        if self.neighbours and self.scales != (1,):
+            raise ValueError("neighbours and scales are two kinds of tokens; use one of them")
+        if self.neighbours and not self.cross_attention:
+            raise ValueError("neighbours are tokens to attend to; set cross_attention: true")
+        if self.prediction == "epsilon" and self.path != "variance_preserving":
+            raise ValueError(f"epsilon says nothing at the noisy end of the {self.path} path; use velocity or v_prediction")
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate: a batch of {self.batch} cannot be cut into {self.accumulate} equal parts")
+        return self
+
+
+class EmbeddingPrior(Streamed):
+    """A model of p(embedding | class or text), or of embeddings alone (RCG, Li et al. 2024, arXiv 2312.03701)."""
+
+    kind: Literal["embedding_prior"]
+    pipeline: Path = Field(description="The pipeline folder whose embeddings it makes.")
+    of: Literal["class", "text", "nothing"] = Field("class", description="What it is given; text: the source's captions.")
+    drop: float = Field(0.1, ge=0, le=1, description="Probability that what it is given is left out, for guidance.")
+    width: int = Field(512, ge=16)
+    depth: int = Field(4, ge=1)
+    ema: float = Field(0.999, ge=0, lt=1)
+
+
+KINDS: dict[str, type[Training]] = {
+    "autoencoder": Autoencoder,
+    "classifier": Classifier,
+    "clip": Clip,
+    "diffusion": Diffusion,
+    "embedding_prior": EmbeddingPrior,
+    "lora": Lora,
+    "representation": Representation,
+    "representation_diffusion": RepresentationDiffusion,
+}
 
 
 def load(path: Path, sets: Sequence[str] = (), out: Path | None = None) -> Training:

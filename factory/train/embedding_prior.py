@@ -1,0 +1,78 @@
+"""A model of p(embedding | class or text) for a representation-guided pipeline (RCG, Li et al. 2024, arXiv 2312.03701)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+
+from factory.errors import UserError
+from factory.models.guided import RepresentationDiffusionPipeline
+from factory.models.prior import EmbeddingPriorModel
+from factory.models.scheduler import GaussianPathScheduler
+from factory.train import loop, prepared
+from factory.train.diffusion import moving_average
+from factory.train.recipe import EmbeddingPrior
+from factory.train.representation_diffusion import digest
+from factory.train.summary import write_training
+
+log = logging.getLogger("factory.train")
+
+
+def train(recipe: EmbeddingPrior) -> None:
+    """Train and write `recipe.out`, a folder for the condition embedding_prior. Raises UserError."""
+    try:
+        pipe = RepresentationDiffusionPipeline.from_pretrained(recipe.pipeline, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"pipeline: cannot open {recipe.pipeline}: {error}") from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder, scales = pipe.encoder, pipe.config.scales
+    torch.nn.Module.to(encoder, device)
+    data = prepared.prepare(recipe)
+    labels = torch.from_numpy(data.labels.astype(np.int64))
+    if recipe.of == "class" and not data.table.class_names:
+        raise UserError("of: class needs a labelled source; set source.label, or of: nothing")
+    if recipe.of == "text" and data.table.captions is None:
+        raise UserError("of: text needs source.caption")
+    shape = (sum(scale**2 for scale in scales), encoder.embed_dim)
+    key = f"embeddings {digest(encoder)} {tuple(scales)}"
+    embeds = data.derived(key, shape, lambda x: encoder.encode_scales(x.to(device), scales), recipe.flips)
+    torch.manual_seed(recipe.seed)
+    names = data.table.class_names if recipe.of == "class" else []
+    model = EmbeddingPriorModel(*shape, recipe.of, names, width=recipe.width, depth=recipe.depth).to(device)
+    texts = None if recipe.of != "text" else model.encode_texts([(data.table.captions or [])[row] for row in data.rows]).cpu()
+    average = AveragedModel(model, avg_fn=moving_average(recipe.ema))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
+    scheduler = GaussianPathScheduler()
+    log.info("%d images, %.2f M parameters", len(data), sum(p.numel() for p in model.parameters()) / 1e6)
+
+    def step(k: int) -> dict[str, torch.Tensor]:
+        rng, rows = loop.draws(recipe, k), loop.rows(recipe, len(data), k)
+        x = torch.from_numpy(embeds[rng.integers(len(embeds), size=recipe.batch), rows].astype(np.float32)).flatten(1)
+        x = x * shape[1] ** 0.5
+        keep = torch.from_numpy(rng.random(recipe.batch) >= recipe.drop)
+        source = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        noise = torch.randn(x.shape, generator=source)
+        time = torch.randn(recipe.batch, generator=source).sigmoid() * 1000
+        given = torch.where(keep, labels[rows], -1) if recipe.of == "class" else torch.full((recipe.batch,), -1)
+        read = None if texts is None else (texts[rows] * keep[:, None]).to(device)
+        velocity = model(scheduler.scale_noise(x, time, noise).to(device), time.to(device), given.to(device), read)
+        loss = F.mse_loss(velocity, (noise - x).to(device))
+        loop.set_rate(optimizer, recipe, k)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(model)
+        return {"loss": loss.detach()}
+
+    model.train()
+    loop.run(recipe, {"model": model, "average": average, "optimizer": optimizer}, step)
+    averaged: Any = average.module
+    averaged.eval().save_pretrained(recipe.out)
+    write_training(recipe, data, {"given": recipe.of}, labels_used=recipe.of == "class")
+    loop.finish(recipe)

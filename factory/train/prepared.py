@@ -1,0 +1,156 @@
+"""A training set on disk: images read once, cut to one size, and what encoders make of them, as arrays that are never whole in memory.
+
+Arrays are named by the content that they are made from, so a second training on the same images starts at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from factory import images
+from factory.contracts import Table
+from factory.errors import Undecodable, UserError
+from factory.files import cache_folder, write_atomically, write_json
+from factory.train.recipe import Streamed
+
+log = logging.getLogger("factory.train")
+CHUNK = 256  # images decoded, or encoded, at a time
+SYMMETRIES = {"none": (0,), "horizontal": (0, 1), "dihedral": tuple(range(8))}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The decodable rows of a table. pixels: uint8 [N, C, H, W], a memory map.  rows: int64 [N], their places in the table.
+
+    identity: hex digest of the table's content, size and channels.
+    """
+
+    table: Table
+    pixels: np.ndarray
+    rows: np.ndarray
+    identity: str
+    folder: Path
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 [N], -1 unlabelled."""
+        return self.table.labels[self.rows]
+
+    def chunks(self, size: int = CHUNK) -> Iterator[slice]:
+        for start in range(0, len(self), size):
+            yield slice(start, min(start + size, len(self)))
+
+    def derived(self, key: str, shape: tuple[int, ...], make: Callable[[torch.Tensor], torch.Tensor], flips: str) -> np.ndarray:
+        """float16 memory map [symmetries, N, *shape]: `make` of every image and of its mirror images, made once for each key."""
+        name = hashlib.sha256(f"{self.identity} {key} {flips} {shape}".encode()).hexdigest()[:32]
+        path = self.folder / f"{name}.npy"
+        if not path.exists():
+            kinds = SYMMETRIES[flips]
+
+            def write(scratch: Path) -> None:
+                out = np.lib.format.open_memmap(scratch, "w+", np.float16, (len(kinds), len(self), *shape))
+                told = _Told(len(kinds) * len(self), "encoded")
+                for number, symmetry in enumerate(kinds):
+                    for part in self.chunks():
+                        x = transformed(torch.from_numpy(np.array(self.pixels[part])), torch.full((part.stop - part.start,), symmetry))
+                        out[number, part] = make(x).float().cpu().numpy()
+                        told(part.stop - part.start)
+                out.flush()
+
+            write_atomically(path, write)
+        return np.load(path, mmap_mode="r")
+
+
+def prepare(recipe: Streamed) -> Prepared:
+    """Open the recipe's source, and decode it unless that has been done. Raises UserError when nothing can be decoded."""
+    table = recipe.source.open()
+    height, width = recipe.size
+    identity = hashlib.sha256(f"{table.fingerprint} {recipe.size} {recipe.channels}".encode()).hexdigest()[:32]
+    folder = cache_folder() / "training" / identity
+    if not (folder / "rows.json").exists():
+        rows: list[int] = []
+
+        def write(scratch: Path) -> None:
+            out = np.lib.format.open_memmap(scratch, "w+", np.uint8, (len(table), recipe.channels, height, width))
+            told = _Told(len(table), "decoded")
+            with ThreadPoolExecutor() as pool:
+                for start in range(0, len(table), CHUNK):
+                    numbers = range(start, min(start + CHUNK, len(table)))
+                    for number, picture in zip(numbers, pool.map(lambda i: _read(table, i, recipe), numbers), strict=True):
+                        if picture is not None:
+                            out[len(rows)] = picture
+                            rows.append(number)
+                    told(len(numbers))
+            out.flush()
+
+        write_atomically(folder / "pixels.npy", write)
+        if not rows:
+            raise UserError("source: none of its images can be decoded")
+        write_json(folder / "rows.json", rows)
+    found = np.array(json.loads((folder / "rows.json").read_text()), np.int64)
+    if len(found) < len(table):
+        log.warning("%d of %d images cannot be decoded and are left out", len(table) - len(found), len(table))
+    return Prepared(table, np.load(folder / "pixels.npy", mmap_mode="r")[: len(found)], found, identity, folder)
+
+
+def transformed(x: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:
+    """[N, …, H, W], int [N] in 0..7 -> each image under its symmetry of the square: bit 0 mirrors, bits 1 and 2 turn by quarters."""
+    out = x.clone()
+    for number in torch.unique(symmetry).tolist():
+        some = symmetry == number
+        part = x[some].flip(-1) if number & 1 else x[some]
+        out[some] = part.rot90(number >> 1, (-2, -1))
+    return out
+
+
+class Ahead:
+    """make(k) for k = first, first + 1, …, one step ahead in a thread. waited: seconds spent waiting for it."""
+
+    def __init__(self, make: Callable[[int], Sequence[torch.Tensor]]):
+        self._make, self._pool = make, ThreadPoolExecutor(1)
+        self._next: tuple[int, object] = (-1, None)
+        self.waited = 0.0
+
+    def __call__(self, k: int) -> Sequence[torch.Tensor]:
+        began = time.monotonic()
+        number, future = self._next
+        batch = future.result() if number == k else self._make(k)  # type: ignore[attr-defined]
+        self._next = (k + 1, self._pool.submit(self._make, k + 1))
+        self.waited += time.monotonic() - began
+        return batch  # type: ignore[no-any-return]
+
+
+def _read(table: Table, index: int, recipe: Streamed) -> np.ndarray | None:
+    try:
+        picture = images.fit(table.read(index).image, *recipe.size)
+    except Undecodable:
+        return None
+    if recipe.channels == 1:
+        return np.asarray(images.to_pil(picture).convert("L"))[None]
+    return picture.transpose(2, 0, 1)
+
+
+class _Told:
+    """Progress in the log, at most every ten seconds."""
+
+    def __init__(self, total: int, verb: str):
+        self.total, self.verb, self.done, self.last = total, verb, 0, time.monotonic()
+
+    def __call__(self, more: int) -> None:
+        self.done += more
+        if time.monotonic() - self.last > 10:
+            self.last = time.monotonic()
+            log.info("%s %d of %d images", self.verb, self.done, self.total)

@@ -1,0 +1,59 @@
+"""What a trained folder says of itself: training.json for programs, README.md for people."""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import date
+from importlib.metadata import version
+from typing import Any
+
+from factory.files import write_json
+from factory.train.prepared import Prepared
+from factory.train.recipe import Streamed
+
+LIBRARIES = ("torch", "diffusers", "timm", "accelerate")
+
+
+def write_training(recipe: Streamed, data: Prepared, facts: dict[str, Any], labels_used: bool = False) -> None:
+    """training.json: the recipe, what it was trained on (fingerprint, split, rows) and the facts; README.md says the same in words."""
+    said = recipe.model_dump(mode="json", exclude={"out"})
+    said["source"] = {**said["source"], "dataset": _name(said["source"]["dataset"])}
+    what = {
+        "recipe": said,
+        "trained_on": {
+            "dataset": said["source"]["dataset"],
+            "split": said["source"].get("split"),
+            "fingerprint": data.table.fingerprint,
+            "images": len(data),
+            "undecodable": len(data.table) - len(data),
+            "labels_used": labels_used,
+        },
+        "facts": facts,
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+    write_json(recipe.out / "training.json", what)
+    sample = "\n![Parents, each followed by its variations](samples.png)\n" if (recipe.out / "samples.png").exists() else ""
+    text = f"""---
+library_name: diffusers
+tags: [synthetic-dataset-factory, {recipe.kind}]
+---
+# {recipe.out.name}
+
+A `{recipe.kind}` model, trained {"with" if labels_used else "without"} labels on {len(data):,} images of `{what["trained_on"]["dataset"]}`, split `{said["source"].get("split")}`,
+at {recipe.size[1]}×{recipe.size[0]} pixels, in {recipe.steps:,} steps of {recipe.batch}. {date.today().isoformat()}, {platform.machine()}.
+{sample}
+```json
+{json.dumps(what, indent=1)}
+```
+
+It knows what these images show and nothing else. Images that it makes are synthetic; never let them into a validation or test set, and
+do not evaluate on images that it was trained on.
+"""
+    (recipe.out / "README.md").write_text(text, encoding="utf-8")
+
+
+def _name(dataset: str) -> str:
+    """A dataset's name without the folders of this machine."""
+    local = dataset.startswith(("/", ".", "~"))
+    return "/".join(dataset.rstrip("/").split("/")[-2:]) if local else dataset
