@@ -95,7 +95,7 @@ class RepresentationDiffusionPipeline(DiffusionPipeline):
         guidance_scale: classifier-free guidance (Ho and Salimans 2022); at most 1 turns it off; the paper uses 2.
         eta: see the scheduler; None for its own.
         generator: one, or one per image; with one per image, each image depends on its own alone.
-        latents: starting noise.  output_type: "pil", "np" ([N, H, W, 3] in [0, 1]) or "pt" ([N, 3, H, W] in [0, 1]); always RGB.
+        latents: starting noise.  output_type: "pil", "np" ([N, H, W, 3] in [0, 1]) or "pt" ([N, 3, H, W] in [0, 1]), always RGB; or "latent".
         Raises ValueError for inputs that contradict each other.
         """
         height, width = height or self.sample_size[0], width or self.sample_size[1]
@@ -124,7 +124,7 @@ class RepresentationDiffusionPipeline(DiffusionPipeline):
                     x = (callback_on_step_end(self, index, timestep, {"latents": x}) or {}).get("latents", x)
                 bar.update()
         self.maybe_free_model_hooks()
-        images = self.to_output(self.decode(x), output_type)
+        images: Any = x if output_type == "latent" else self.to_output(self.decode(x), output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def predict(self, x: torch.Tensor, timestep: torch.Tensor, embeds: Rows, guidance: float) -> torch.Tensor:
@@ -179,8 +179,8 @@ class RepresentationDiffusionPipeline(DiffusionPipeline):
             raise ValueError(f"height and width must be multiples of {step}, not {height}×{width}")
         if strength is not None and (image is None or not 0 < strength <= 1):
             raise ValueError(f"strength needs an image and lies in (0, 1], not {strength}")
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f"output_type is 'pil', 'np' or 'pt', not {output_type!r}")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output_type is 'pil', 'np', 'pt' or 'latent', not {output_type!r}")
 
 
 def latent_scale(vae: Any) -> tuple[float, float]:

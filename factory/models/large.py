@@ -135,41 +135,37 @@ def generate(
     of channels; then `call` holds its prompt.  height, width: multiples of what the pipeline asks for.  overlap: of windows; the paper uses 0.75.
     call: further arguments of the pipeline's call.  Raises ValueError.
     """
-    own = isinstance(pipe, RepresentationDiffusionPipeline)
-    denoiser = _denoiser(pipe)
+    denoiser = denoiser_of(pipe)
     window = trained(denoiser)
-    factor = pipe.factor if own else pipe.vae_scale_factor
+    factor = factor_of(pipe)
     if height < window[0] * factor or width < window[1] * factor:
         raise ValueError(
             f"a large image is at least {window[0] * factor}×{window[1] * factor}, the size of one patch; not {height}×{width}"
         )
-    if own:
+    if isinstance(pipe, RepresentationDiffusionPipeline):
         if grid is None:
             raise ValueError("a representation-guided model needs a grid of embeddings")
-        noise = pipe.prepare_latents(1, height, width, generator)
-        with windowed(denoiser, window, overlap, grid=True):
-            return _canvas(pipe, noise, grid[None].to(noise.device), generator, **call)
-    with windowed(denoiser, window, overlap):
+        call["image_embeds"] = grid[None]
+    with windowed(denoiser, window, overlap, grid="image_embeds" in call):
         return pipe(height=height, width=width, generator=generator, output_type="latent", **call).images[0]
 
 
 def rows(pipe: Any, canvas: torch.Tensor) -> Iterator[np.ndarray]:
     """Decode a canvas [C, h, w] in tiles, blended where they overlap: strips uint8 [some, W, 3] from the top, one row of tiles in memory."""
-    own = isinstance(pipe, RepresentationDiffusionPipeline)
-    if own and pipe.vae is None:
-        for strip in canvas.split(max(1, pipe.transformer.size[0]), dim=1):
-            yield _bytes(pipe.decode(strip[None])[0])
+    tile = trained(denoiser_of(pipe))
+    if getattr(pipe, "vae", None) is None:
+        for strip in canvas.split(tile[0], dim=1):
+            yield _bytes(strip.float() / 2 + 0.5)
         return
-    tile = trained(_denoiser(pipe))
     tile = (min(tile[0], canvas.shape[1]), min(tile[1], canvas.shape[2]))
-    factor = pipe.factor if own else pipe.vae_scale_factor
+    factor = factor_of(pipe)
     tops, lefts = (starts(length, side, SPREAD) for length, side in zip(canvas.shape[1:], tile, strict=True))
     weight = (_edges(tile[0] * factor)[:, None] * _edges(tile[1] * factor)[None]).to(canvas.device)
     strip, done = torch.zeros(4, 0), 0
     for number, top in enumerate(tops):
         fresh = torch.zeros(4, tile[0] * factor, canvas.shape[2] * factor, device=canvas.device)
         for left in lefts:
-            pixels = _decoded(pipe, canvas[None, :, top : top + tile[0], left : left + tile[1]], own)
+            pixels = _decoded(pipe.vae, canvas[None, :, top : top + tile[0], left : left + tile[1]])
             span = slice(left * factor, (left + tile[1]) * factor)
             fresh[:3, :, span] += weight * pixels
             fresh[3, :, span] += weight
@@ -186,7 +182,7 @@ def write(path: Any, pipe: Any, canvas: torch.Tensor) -> None:
     """Decode a canvas into a tiled, compressed (Big)TIFF; one row of tiles is in memory, never the whole picture."""
     import tifffile
 
-    factor = pipe.factor if isinstance(pipe, RepresentationDiffusionPipeline) else pipe.vae_scale_factor
+    factor = factor_of(pipe)
     height, width = canvas.shape[1] * factor, canvas.shape[2] * factor
 
     def tiles() -> Iterator[np.ndarray]:
@@ -233,19 +229,6 @@ def seam_ratio(image: np.ndarray, lines: tuple[list[int], list[int]]) -> float:
         at_lines.append(steps[border])
         elsewhere.append(steps[~border])
     return float(np.concatenate(at_lines).mean() / np.concatenate(elsewhere).mean())
-
-
-def _canvas(
-    pipe: RepresentationDiffusionPipeline, x: torch.Tensor, embeds: torch.Tensor, generator: torch.Generator, **call: Any
-) -> torch.Tensor:
-    steps, guidance, eta = call.pop("num_inference_steps", 25), call.pop("guidance_scale", 2.0), call.pop("eta", None)
-    if call:
-        raise ValueError(f"a representation-guided model takes no {', '.join(call)}")
-    pipe.scheduler.set_timesteps(steps, x.device)
-    for timestep in pipe.progress_bar(pipe.scheduler.timesteps):
-        output = pipe.predict(x, timestep, embeds, guidance)
-        x = pipe.scheduler.step(output, timestep, x, generator, eta).prev_sample
-    return x[0]
 
 
 def _batches(shape: Any, window: tuple[int, int], overlap: float) -> Iterator[list[tuple[int, int]]]:
@@ -297,8 +280,14 @@ def trained(denoiser: Any) -> tuple[int, int]:
     return (side, side) if isinstance(side, int) else (side[0], side[1])
 
 
-def _denoiser(pipe: Any) -> Any:
+def denoiser_of(pipe: Any) -> Any:
+    """A pipeline's denoiser, whatever it is called."""
     return pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+
+
+def factor_of(pipe: Any) -> int:
+    """Pixels per latent along a side; 1 for a pipeline without an autoencoder."""
+    return 1 if getattr(pipe, "vae", None) is None else int(getattr(pipe, "factor", None) or pipe.vae_scale_factor)
 
 
 def _edges(side: int) -> torch.Tensor:
@@ -307,13 +296,12 @@ def _edges(side: int) -> torch.Tensor:
     return (torch.minimum(places, side - places) / (side * SPREAD)).clamp(max=1)
 
 
-def _decoded(pipe: Any, tile: torch.Tensor, own: bool) -> torch.Tensor:
-    if own:
-        return pipe.decode(tile)[0]
-    shift, scale = latent_scale(pipe.vae)
-    out = pipe.vae.decode((tile / scale + shift).to(pipe.vae.dtype), return_dict=False)[0]
+def _decoded(vae: Any, tile: torch.Tensor) -> torch.Tensor:
+    """Latents [1, C, h, w] -> pixels [3, H, W] in [0, 1]."""
+    shift, scale = latent_scale(vae)
+    out = vae.decode((tile / scale + shift).to(vae.dtype), return_dict=False)[0]
     return (out[0].float() / 2 + 0.5).clamp(0, 1)
 
 
 def _bytes(pixels: torch.Tensor) -> np.ndarray:
-    return (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return (pixels.clamp(0, 1).expand(3, -1, -1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()

@@ -70,7 +70,7 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         guidance_scale: classifier-free guidance (Ho and Salimans 2022); at most 1 turns it off.
         generator: one, or one per image; with one per image, each image depends on its own alone.
         latents: starting noise [N, C, height, width].
-        output_type: "pil", "np" ([N, H, W, 3] in [0, 1]) or "pt" ([N, 3, H, W] in [0, 1]); always RGB.
+        output_type: "pil", "np" ([N, H, W, 3] in [0, 1]) or "pt" ([N, 3, H, W] in [0, 1]), always RGB; or "latent", here [N, C, H, W] in [-1, 1].
         callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}); may return changed latents.
         Raises ValueError for inputs that contradict each other.
         """
@@ -104,7 +104,7 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
                     latents = (callback_on_step_end(self, index, timestep, {"latents": latents}) or {}).get("latents", latents)
                 bar.update()
         self.maybe_free_model_hooks()
-        images = self.decode(latents, output_type)
+        images: Any = latents if output_type == "latent" else self.decode(latents, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def encode_prompt(
@@ -237,8 +237,8 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
             raise ValueError(f"strength needs an image and lies in (0, 1], not {strength}")
         if image is not None and strength is None and image_embeds is not None:
             raise ValueError("image and image_embeds both ask for a variation; pass one of them, or a strength to start from the image")
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f"output_type is 'pil', 'np' or 'pt', not {output_type!r}")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output_type is 'pil', 'np', 'pt' or 'latent', not {output_type!r}")
 
 
 def _repeat(rows: torch.Tensor, count: int) -> torch.Tensor:

@@ -117,19 +117,16 @@ def transformed(x: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:
 
 
 class Ahead:
-    """make(k) for k = first, first + 1, …, one step ahead in a thread. waited: seconds spent waiting for it."""
+    """make(k) for k = first, first + 1, …, one step ahead in a thread."""
 
     def __init__(self, make: Callable[[int], Sequence[torch.Tensor]]):
         self._make, self._pool = make, ThreadPoolExecutor(1)
         self._next: tuple[int, object] = (-1, None)
-        self.waited = 0.0
 
     def __call__(self, k: int) -> Sequence[torch.Tensor]:
-        began = time.monotonic()
         number, future = self._next
         batch = future.result() if number == k else self._make(k)  # type: ignore[attr-defined]
         self._next = (k + 1, self._pool.submit(self._make, k + 1))
-        self.waited += time.monotonic() - began
         return batch  # type: ignore[no-any-return]
 
 

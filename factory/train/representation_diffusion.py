@@ -30,6 +30,7 @@ from factory.train.prepared import Prepared
 from factory.train.recipe import RepresentationDiffusion
 from factory.train.representation import encode_wide
 from factory.train.summary import write_training
+from factory.train.throughput import Throughput, training_flops
 
 log = logging.getLogger("factory.train")
 
@@ -71,6 +72,8 @@ def train(recipe: RepresentationDiffusion) -> None:
     scheduler = GaussianPathScheduler(recipe.path, recipe.prediction)
     reader = Reader(recipe, data, arrays)
     batches = prepared.Ahead(reader)
+    first = reader.share(reader(0), accelerator.process_index, accelerator.num_processes)[0]
+    pace = Throughput(recipe.accumulate * training_flops(model, *(first[place].to(accelerator.device) for place in (0, 3, 1))))
     size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
     if accelerator.is_main_process:
         log.info("%d images, %d conditions of %d numbers, %s", len(data), arrays.embeds.shape[2], arrays.embeds.shape[3], size)
@@ -80,7 +83,9 @@ def train(recipe: RepresentationDiffusion) -> None:
     def step(k: int) -> dict[str, torch.Tensor]:
         loop.set_rate(optimizer, recipe, k)
         total = torch.zeros(())
-        for part in reader.share(batches(k), accelerator.process_index, accelerator.num_processes):
+        with pace.waiting():
+            batch = batches(k)
+        for part in reader.share(batch, accelerator.process_index, accelerator.num_processes):
             x, embeds, noise, time = (tensor.to(accelerator.device) for tensor in part)
             with accelerator.accumulate(wrapped), plain_attention(accelerator.device):
                 noisy = scheduler.scale_noise(x, time, noise)
@@ -96,6 +101,10 @@ def train(recipe: RepresentationDiffusion) -> None:
         average.update_parameters(model)
         return {"loss": total}
 
+    def timed(k: int) -> dict[str, torch.Tensor]:
+        with pace.step():
+            return step(k)
+
     def pipeline() -> RepresentationDiffusionPipeline:
         made = RepresentationDiffusionPipeline(average.module, scheduler, encoder, vae, list(recipe.scales), recipe.neighbours)  # type: ignore[arg-type]
         made.set_progress_bar_config(disable=True)
@@ -110,16 +119,15 @@ def train(recipe: RepresentationDiffusion) -> None:
 
     model.train()
     state = {"model": model, "average": average, "optimizer": optimizer}
-    loop.run(recipe, state, step, after, accelerator.is_main_process)
+    loop.run(recipe, state, timed, after, accelerator.is_main_process)
     if recipe.tracker:
         accelerator.end_training()
     if accelerator.is_main_process:
         average.eval()
         pipeline().save_pretrained(recipe.out)
         write_samples(pipeline(), data, arrays, recipe.out / "samples.png")
-        write_training(
-            recipe, data, {"parameters": sum(p.numel() for p in model.parameters()), "conditions": list(arrays.embeds.shape[2:])}
-        )
+        facts = {"parameters": sum(p.numel() for p in model.parameters()), "conditions": list(arrays.embeds.shape[2:]), **pace.facts()}
+        write_training(recipe, data, facts)
         loop.finish(recipe)
     accelerator.wait_for_everyone()
 
