@@ -7,7 +7,7 @@ peak_mb_SIZE  peak memory of a process of its own that makes one image of SIZE Ã
 
 --model: a representation-guided model (recipes/train/representation/bccd.yaml) with --reference, a real image or a Parquet file whose images'
 embeddings guide it; the images are as large as the reference. Without it, seams are measured on the embedded text-to-image model, whose
-28-pixel windows make a canvas of 224 pixels, and memory on a latent model of the shape of bccd.yaml with fresh weights: memory does not depend
+28-pixel windows make a canvas of 112 pixels, and memory on a latent model of the shape of bccd.yaml with fresh weights: memory does not depend
 on what a model has learned.
 """
 
@@ -38,7 +38,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", type=Path, help="a representation-guided pipeline folder")
     options.add_argument("--reference", type=Path, help="a real image, or a Parquet file with a column `image`")
-    options.add_argument("--images", type=int, default=4, help="images whose seams are measured")
+    options.add_argument("--images", type=int, default=3, help="images whose seams are measured")
     options.add_argument("--steps", type=int, default=20, help="sampling steps of these")
     options.add_argument(
         "--sizes", type=int, nargs="*", default=[1024, 8192], help="sides in pixels of the images whose memory is measured"
@@ -88,7 +88,7 @@ def prompted(given: Any) -> list[tuple[np.ndarray, tuple[list[int], list[int]]]]
     made = []
     for number in range(given.images):
         source = torch.Generator().manual_seed(number)
-        canvas = large.generate(pipe, 224, 224, source, prompt="a photo of a pullover", num_inference_steps=given.steps)
+        canvas = large.generate(pipe, 112, 112, source, prompt="a photo of a pullover", num_inference_steps=given.steps)
         made.append((np.concatenate(list(large.rows(pipe, canvas))), _borders(pipe, canvas, 0.75)))
     return made
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from factory.models.scheduler import GaussianPathScheduler
 from factory.records import Example, Inputs, Request
 from factory.train import loop, prepared, run
 from factory.train import recipe as recipes
+from factory.train.throughput import training_flops
 
 BACKBONE = {"backbone": "resnet10t", "arguments": {"channels": [8, 8, 16, 16], "stem_width": 8}, "projector": 16}
 TINY: dict[str, dict[str, Any]] = {
@@ -323,6 +327,33 @@ def test_latents_and_several_encoders(encoder: Path, photos: Path, tmp_path: Pat
     assert pipe.encoder.embed_dim == 2 * RepresentationEncoder.from_pretrained(encoder).embed_dim
     with pytest.raises(UserError, match="multiple"):
         train("representation_diffusion", photos, tmp_path, out=tmp_path / "odd", encoder=str(encoder), vae=str(vae), patch=3)
+
+
+def test_two_processes_train_the_same_model(encoder: Path, photos: Path, tmp_path: Path) -> None:
+    alone = train("representation_diffusion", photos, tmp_path, out=tmp_path / "alone", encoder=str(encoder))
+    settings = json.loads((tmp_path / "representation_diffusion.yaml").read_text()) | {"out": str(tmp_path / "shared")}
+    (tmp_path / "shared.yaml").write_text(json.dumps(settings))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "factory", "train"]
+    done = subprocess.run(
+        [*launch, str(tmp_path / "shared.yaml")], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (
+        RepresentationDiffusionPipeline.from_pretrained(folder, use_safetensors=True) for folder in (alone, tmp_path / "shared")
+    )
+    for name, value in first.transformer.state_dict().items():
+        assert torch.allclose(value, second.transformer.state_dict()[name], atol=5e-3), name
+
+
+def test_a_training_says_how_fast_it_was(pipeline: Path, photos: Path, encoder: Path, tmp_path: Path) -> None:
+    out = train("representation_diffusion", photos, tmp_path, encoder=str(encoder), steps=6)
+    facts = json.loads((out / "training.json").read_text())["facts"]
+    assert facts["model_flops_per_s"] > 0 and facts["seconds_per_step"] > 0 and 0 <= facts["loader_wait_share"] < 1
+
+
+def test_training_flops_are_those_of_three_forward_passes() -> None:
+    layer = torch.nn.Linear(10, 20, bias=False)
+    assert training_flops(layer, torch.zeros(4, 10)) == 3 * 2 * 4 * 10 * 20
 
 
 def test_accumulation_changes_sums_alone(encoder: Path, photos: Path, tmp_path: Path) -> None:

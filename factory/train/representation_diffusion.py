@@ -205,17 +205,11 @@ def make_model(recipe: RepresentationDiffusion, encoder: RepresentationEncoder, 
     if height % recipe.patch or width % recipe.patch:
         raise UserError(f"size: {height}×{width} is no multiple of the patch, {recipe.patch}")
     side: Any = height if height == width else [height, width]
-    return PatchTransformer(
-        channels,
-        side,
-        recipe.patch,
-        recipe.width,
-        recipe.depth,
-        recipe.heads,
-        encoder.embed_dim,
-        arrays.embeds.shape[2],
-        recipe.cross_attention,
-    )
+    tokens = arrays.embeds.shape[2]
+    shape = (recipe.patch, recipe.width, recipe.depth, recipe.heads, encoder.embed_dim, tokens, recipe.cross_attention)
+    model = PatchTransformer(channels, side, *shape)
+    model.text.requires_grad_(False)  # there are no prompts; processes would wait for its gradient
+    return model
 
 
 class Reader:
