@@ -262,6 +262,13 @@ def test_symmetries_are_eight_different_ones() -> None:
     assert len(seen) == 8
 
 
+def test_a_card_of_patches_names_their_images(cache: Any, tmp_path: Path) -> None:
+    source = {"kind": "patches", "around": "grid", "side": 16, "images": {"dataset": boxed(tmp_path)["dataset"], "label": None}}
+    out = train("representation", tmp_path, tmp_path, source=source)
+    assert json.loads((out / "training.json").read_text())["trained_on"]["dataset"] == f"{tmp_path.name}/cells.parquet"
+    assert str(tmp_path) not in (out / "README.md").read_text()
+
+
 @pytest.mark.parametrize("method", ["vicreg", "simclr", "dino"])
 def test_an_encoder_learns_without_labels(method: str, cache: Any, photos: Path, tmp_path: Path) -> None:
     out = train("representation", photos, tmp_path, method=method, whiten=4)

@@ -17,13 +17,13 @@ LIBRARIES = ("torch", "diffusers", "timm", "accelerate")
 
 def write_training(recipe: Streamed, data: Prepared, facts: dict[str, Any], labels_used: bool = False) -> None:
     """training.json: the recipe, what it was trained on (fingerprint, split, rows) and the facts; README.md says the same in words."""
-    said = recipe.model_dump(mode="json", exclude={"out"})
-    said["source"] = {**said["source"], "dataset": _name(said["source"]["dataset"])}
+    said = _public(recipe.model_dump(mode="json", exclude={"out"}))
+    images = said["source"].get("images", said["source"])  # patches are of images
     what = {
         "recipe": said,
         "trained_on": {
-            "dataset": said["source"]["dataset"],
-            "split": said["source"].get("split"),
+            "dataset": images["dataset"],
+            "split": images.get("split"),
             "fingerprint": data.table.fingerprint,
             "images": len(data),
             "undecodable": len(data.table) - len(data),
@@ -40,7 +40,7 @@ tags: [synthetic-dataset-factory, {recipe.kind}]
 ---
 # {recipe.out.name}
 
-A `{recipe.kind}` model, trained {"with" if labels_used else "without"} labels on {len(data):,} images of `{what["trained_on"]["dataset"]}`, split `{said["source"].get("split")}`,
+A `{recipe.kind}` model, trained {"with" if labels_used else "without"} labels on {len(data):,} images of `{what["trained_on"]["dataset"]}`, split `{images.get("split")}`,
 at {recipe.size[1]}×{recipe.size[0]} pixels, in {recipe.steps:,} steps of {recipe.batch}. {date.today().isoformat()}, {platform.machine()}.
 {sample}
 ```json
@@ -53,7 +53,11 @@ do not evaluate on images that it was trained on.
     (recipe.out / "README.md").write_text(text, encoding="utf-8")
 
 
-def _name(dataset: str) -> str:
-    """A dataset's name without the folders of this machine."""
-    local = dataset.startswith(("/", ".", "~"))
-    return "/".join(dataset.rstrip("/").split("/")[-2:]) if local else dataset
+def _public(value: Any) -> Any:
+    """Settings without the folders of this machine: a local path keeps its last two parts."""
+    if isinstance(value, dict):
+        return {key: _public(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_public(inner) for inner in value]
+    local = isinstance(value, str) and value.startswith(("/", "./", "../", "~"))
+    return "/".join(value.rstrip("/").split("/")[-2:]) if local else value
