@@ -146,6 +146,9 @@ class ImageOnly:
         try:
             network: Any = RepresentationEncoder.open([model])
         except Exception as error:  # each library raises its own types
+            near = _near_timm(model)
+            if near:
+                raise UserError(f"unknown model {model!r}; did you mean {near}?") from error
             raise _cannot_open(model, error) from error
         self._name, self._network = model, network.to(torch.device(device), getattr(torch, dtype))
         self.dim, self.logit_scale = int(network.embed_dim), 1.0
@@ -173,6 +176,18 @@ class ImageOnly:
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Raises UserError: it has no text side."""
         raise UserError(f"model {self._name!r} encodes images alone; name an open_clip model where text is compared")
+
+
+def _near_timm(model: str) -> str | None:
+    """The timm model that is called most like an unknown one; None for a known one, and for other libraries'."""
+    library, _, name = model.partition(":")
+    if library != "timm":
+        return None
+    import timm
+
+    known = timm.list_models()
+    near = [other for other in known if other.startswith(name)] or difflib.get_close_matches(name, known, n=1)
+    return f"timm:{near[0]}" if near and name.partition(".")[0] not in known else None
 
 
 def _digest(network: Any, settings: str) -> str:

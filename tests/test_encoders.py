@@ -173,7 +173,7 @@ def test_a_pickle_beside_the_safetensors_is_never_opened(model: str, tmp_path: P
         ("ViT-B-32/laion2b_s34b_b97k", "ViT-B-32/laion2b_s34b_b79k"),
         ("ViT-B-23/openai", "openai"),
         ("ViT-B-32", "did you mean ViT-B-32"),
-        ("timm:vit_tiny", "not supported"),
+        ("timm:vit_tiny", "did you mean timm:vit"),
     ],
 )
 def test_unknown_names_are_answered_with_near_ones(name: str, hint: str) -> None:
