@@ -12,7 +12,6 @@ images_per_s     with everything loaded; neighbours in a run are not to be compa
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench import _images
 from bench._report import emit, parser
 from factory import contact_sheet, runtime, wording
-from factory import plan as planning
-from factory import recipe as recipes
 from factory.models.classifier import SmallClassifier
-from factory.prepare import Preparer
 
 STRATEGIES: dict[str, str] = {
     "text": "condition: text",
@@ -111,28 +108,14 @@ def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
     generator: Any = None
     rows = []
     for name, section in STRATEGIES.items():
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "recipe.yaml"
-            base = RECIPE.format(source=one.source, model=one.model, per_class=given.images // 10)
-            own = section.replace("MODEL", str(one.model))
-            kept = [line for line in base.splitlines() if not any(line.startswith(new.split(":")[0] + ":") for new in own.splitlines())]
-            path.write_text("\n".join([*kept, own]))
-            recipe = recipes.load(path)
-            table = recipe.source.open()
-            plan = planning.make(recipe, table)
-            generator = generator or recipe.generator[0].open("cpu")
-            generator.check(recipe.needs(), plan.class_names)
-            requests = plan.requests(np.zeros(len(plan.classes), np.int64), plan.wanted)
-            preparer = Preparer(recipe, plan, table, "cpu", Path(folder))
-            batches = [preparer.prepare(b) for s in plan.shards(0, requests) for b in plan.batches(requests.slice(s.start, s.stop))]
-            generator.generate(batches[0].seeds[:2], batches[0].inputs[:2])  # warm up
-            started = time.perf_counter()
-            images = [image for b in batches for image in generator.generate(b.seeds, b.inputs)]
-            seconds = time.perf_counter() - started
-        labels = np.concatenate([b.labels for b in batches])
-        parents = [own for b in batches for own in b.parents]
+        base = RECIPE.format(source=one.source, model=one.model, per_class=given.images // 10)
+        own = section.replace("MODEL", str(one.model))
+        kept = [line for line in base.splitlines() if not any(line.startswith(new.split(":")[0] + ":") for new in own.splitlines())]
+        with TemporaryDirectory() as cache:
+            made = _images.make("\n".join([*kept, own]), Path(cache), generator)
+        generator, images, labels, parents, table = made.generator, made.images, made.labels, made.parents, made.table
         guesses, rows_of = seen(judge, images)
-        of_class = bool(parents[0]) and recipe.condition.parents_of == "class"
+        of_class = bool(parents[0]) and all(own[0].label == label for own, label in zip(parents, labels.tolist(), strict=True))
         near = 1 - (rows_of * features([own[0].image for own in parents])).sum(1) if of_class else None
         row = {
             "set": one.name,
@@ -140,7 +123,7 @@ def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
             "class_agreement": round(float((guesses == labels).mean()), 4),
             "diversity": round(within(rows_of, labels) / real_diversity(table, features, given.images // 10), 4),
             "parent_distance": None if near is None else round(float(near.mean()), 4),
-            "images_per_s": round(len(images) / seconds, 2),
+            "images_per_s": round(len(images) / made.seconds, 2),
         }
         print(row, flush=True) if not given.json else None
         rows.append(row)
@@ -148,7 +131,7 @@ def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
             sheet(
                 given.sheets / f"{one.name}-{name.replace(', ', '-').replace(' ', '-')}.png",
                 name,
-                plan.class_names,
+                made.class_names,
                 labels,
                 parents,
                 images,

@@ -1,0 +1,240 @@
+"""Few labels and many unlabelled images: python -m bench.representation [--json] --fashion FOLDER --bccd FOLDER [--models FOLDER]
+
+For each set, labels for 1, 5, 10 and 50 images a class and the rest unlabelled; models of recipes/train/representation/*.yaml, which saw no label
+and no test image. On real test images alone, over several seeds (each draws other labelled images), the class-balanced accuracy of
+
+real_strong   a small network from scratch on the labelled images, with strong augmentation
+linear_probe  logistic regression on the embedding that guides the generator
+variation     the small network on half real and half synthetic images: each parent's embedding, jittered
+neighbours    the same, each child from a random mix of the embeddings of its parent's four nearest unlabelled images
+
+frechet is the Fréchet distance of the synthetic images of the largest number of labels to real training images, and frechet_real that of other
+real training images, as many: the floor. Both in EfficientNet-Lite0 features (ImageNet), a network that guides nothing here; precision, recall,
+density and coverage in the same. Rows that --rows already holds are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import _images
+from bench._report import emit, parser
+from factory import contact_sheet, images, kinds, runtime, seeds
+from factory.contracts import Source, Table
+from factory.evaluate import backbones, fidelity, utility
+from factory.evaluate.classifiers import Training
+
+CONDITIONS = {
+    "variation": "{kind: embedding, jitter: 0.4}",
+    "neighbours": "{kind: retrieval, k: 4, mix: random, model: MODEL/encoder, library: POOL}",
+}
+ARMS: tuple[utility.Arm, ...] = ("real_strong", "linear_probe")
+RECIPE = """
+name: bench
+seed: SEED
+source: LABELLED
+generator: {model: MODEL, steps: 12, guidance: 1.5, batch: 32}
+condition: CONDITION
+amount: {per_class: AMOUNT}
+threads: 2
+"""
+
+
+@dataclass(frozen=True)
+class Set:
+    """labelled, test, pool: sources as YAML; labelled takes SHOTS and SEED.  side: of the judges' images.  flips: what leaves a label true."""
+
+    name: str
+    model: Path
+    labelled: str
+    test: str
+    pool: str
+    side: int
+    flips: Any
+
+
+def sets(given: argparse.Namespace) -> list[Set]:
+    """The sets whose data were named."""
+    found = []
+    if given.fashion:
+        one = f"{{dataset: {given.fashion}/FILE.parquet, kind: parquet, EXTRA}}"
+        labelled = one.replace("FILE", "train").replace("EXTRA", "shots: SHOTS, seed: SEED")
+        test = one.replace("FILE", "test").replace("EXTRA", "shots: 400")
+        pool = one.replace("FILE", "train").replace("EXTRA", "label: null, split: 'train[:20000]'")
+        found.append(Set("fashion-mnist", given.models / "fashion-variations", labelled, test, pool, 28, "horizontal"))
+    if given.bccd:
+        whole = f"{{dataset: {given.bccd}/FILE.parquet, kind: parquet, label: null, boxes: boxes, box_labels: categories}}"
+        boxes = f"{{kind: patches, side: 128, class_names: [RBC, WBC, Platelets], images: {whole}, EXTRA}}"
+        labelled = boxes.replace("FILE", "train").replace("EXTRA", "shots: SHOTS, seed: SEED")
+        test = boxes.replace("FILE", "test").replace(", EXTRA", "")
+        plain = f"{{dataset: {given.bccd}/train.parquet, kind: parquet, label: null}}"
+        pool = f"{{kind: patches, around: grid, side: 128, stride: 64, images: {plain}}}"
+        found.append(Set("bccd", given.models / "bccd", labelled, test, pool, 64, "dihedral"))
+    return found
+
+
+def main() -> None:
+    """Every set, number of labels, seed and method; then the table."""
+    options = parser(__doc__)
+    options.add_argument("--fashion", type=Path, help="a folder with train.parquet and test.parquet of Fashion-MNIST")
+    options.add_argument("--bccd", type=Path, help="a folder with train.parquet and test.parquet of BCCD, with boxes and categories")
+    options.add_argument("--models", type=Path, default=Path("runs/models"), help="where recipes/train/representation/*.yaml wrote")
+    options.add_argument("--labels", type=int, nargs="+", default=[1, 5, 10, 50])
+    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--synthetic", type=int, default=300, help="synthetic images of a set, for each number of labels and seed")
+    options.add_argument("--steps", type=int, default=400, help="of the small network")
+    options.add_argument(
+        "--rows", type=Path, default=Path("runs/bench/representation.jsonl"), help="every measurement, one a line; continued"
+    )
+    options.add_argument("--sheets", type=Path, help="write parents beside children into this folder")
+    given = options.parse_args()
+    if not sets(given):
+        options.error("name a set with --fashion or --bccd")
+    runtime.fix_numerics(2)
+    given.rows.parent.mkdir(parents=True, exist_ok=True)
+    rows = [row for one in sets(given) for row in measured(one, given)]
+    for row in rows if not given.json else []:
+        print("  ".join(f"{value!s:>14}" for value in row.values()))
+    emit({"rows": rows} if given.json else {"rows": len(rows)}, given.json)
+
+
+def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """The table's rows of one set."""
+    log = _Log(given.rows, one.name)
+    test = opened(one.test)
+    tests, truth = read(test, one.side), test.labels.astype(int)
+    judge = Training(steps=given.steps, batch=64, flips=one.flips)
+    own = backbones.open(str(one.model / "encoder"))
+    maker = _Maker(one, given)
+    for labels in given.labels:
+        for seed in range(given.seeds):
+            table = opened(one.labelled.replace("SHOTS", str(labels)).replace("SEED", str(seed)))
+            real, known = read(table, one.side), table.labels.astype(int)
+            for method in (*ARMS, *CONDITIONS):
+
+                def accuracy(method: str = method, labels: int = labels, seed: int = seed, real: Any = real, known: Any = known) -> float:
+                    made = maker(method, labels, seed) if method in CONDITIONS else None
+                    found = None if made is None else utility.Synthetic(squared(made.images, one.side), made.labels, None)
+                    arm = method if method in ARMS else "real_synthetic"
+                    result = utility.run(
+                        real,
+                        known,
+                        tests,
+                        truth,
+                        found,
+                        arms=[arm],
+                        seeds=[seed],
+                        training=judge,
+                        backbone=own if arm == "linear_probe" else None,
+                    )
+                    return float(np.mean([value for value in result.rows[0]["per_class"] if value is not None]))
+
+                log.once(labels, method, seed, accuracy)
+    quality = {method: log.fact(method, lambda method=method: likeness(one, maker, method, given)) for method in CONDITIONS}  # type: ignore[misc]
+    return [
+        {"set": one.name, "labels": entry["labels_per_class"], "method": entry["arm"], "accuracy_mean": round(entry["accuracy_mean"], 4)}
+        | {name: None if entry[name] is None else round(entry[name], 4) for name in ("ci95", "gain", "gain_ci95")}
+        | quality.get(entry["arm"], dict.fromkeys(("frechet", "frechet_real", "precision", "recall", "density", "coverage")))
+        for entry in utility.summarise(log.rows)
+    ]
+
+
+def likeness(one: Set, maker: _Maker, method: str, given: argparse.Namespace) -> dict[str, float]:
+    """Distances of the synthetic images of the most labels, all seeds together, to real training images of the same classes."""
+    eyes = backbones.open("efficientnet_lite0@64")
+    made = [maker(method, max(given.labels), seed) for seed in range(given.seeds)]
+    fake = eyes.features(squared([image for batch in made for image in batch.images], one.side))
+    pool = opened(one.labelled.replace("shots: SHOTS, seed: SEED", f"shots: {2 * len(fake)}"))
+    chosen = np.concatenate(
+        [_some(np.flatnonzero(pool.labels == c), 2 * len(fake) // len(pool.class_names)) for c in range(len(pool.class_names))]
+    )
+    real = eyes.features(read(pool, one.side, chosen))
+    first, second = real[: len(real) // 2 * 2 : 2], real[1::2]
+    count = min(len(fake), len(second))
+    some = fake[_some(np.arange(len(fake)), count)]
+    found = {"frechet": fidelity.frechet_distance(first, some), "frechet_real": fidelity.frechet_distance(first, second[:count])}
+    return {name: round(value, 4) for name, value in (found | fidelity.manifold(first, some)).items()}
+
+
+class _Maker:
+    """Makes the synthetic images of a method, a number of labels and a seed; the models are loaded once."""
+
+    def __init__(self, one: Set, given: argparse.Namespace):
+        self.one, self.given, self.generator = one, given, None
+
+    def __call__(self, method: str, labels: int, seed: int) -> _images.Made:
+        one = self.one
+        amount = max(1, self.given.synthetic // len(opened(one.test).class_names))
+        parts = {"CONDITION": CONDITIONS[method], "LABELLED": one.labelled, "POOL": one.pool, "MODEL": str(one.model)}
+        text = RECIPE
+        for name, value in (*parts.items(), ("AMOUNT", str(amount)), ("SHOTS", str(labels)), ("SEED", str(seed))):
+            text = text.replace(name, value)
+        made = _images.make(text, Path("runs/cache"), self.generator)
+        self.generator = made.generator
+        if self.given.sheets and seed == 0:
+            groups: dict[str, list[contact_sheet.Group]] = {}
+            for label, own, image in zip(made.labels.tolist(), made.parents, made.images, strict=True):
+                group = groups.setdefault(made.class_names[label], [])
+                if len(group) < 6:
+                    group.append(([parent.image for parent in own], image))
+            self.given.sheets.mkdir(parents=True, exist_ok=True)
+            contact_sheet.draw(groups, f"{one.name} {method} {labels}").save(self.given.sheets / f"{one.name}-{method}-{labels}.png")
+        return made
+
+
+class _Log:
+    """Measurements on disk, one JSON object a line, so that an interrupted bench goes on."""
+
+    def __init__(self, path: Path, name: str):
+        self.path, self.name = path, name
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        own = [line for line in lines if line["set"] == name]
+        self.rows = [line for line in own if "arm" in line]
+        self.facts = {line["fact"]: line["value"] for line in own if "fact" in line}
+
+    def once(self, labels: int, method: str, seed: int, measure: Callable[[], float]) -> None:
+        key = {"set": self.name, "arm": method, "labels_per_class": labels, "seed": seed}
+        if not any(all(row[name] == value for name, value in key.items()) for row in self.rows):
+            self.rows.append(self._write(key | {"accuracy": measure()}))
+
+    def fact(self, name: str, measure: Callable[[], Any]) -> Any:
+        if name not in self.facts:
+            self.facts[name] = self._write({"set": self.name, "fact": name, "value": measure()})["value"]
+        return self.facts[name]
+
+    def _write(self, row: dict[str, Any]) -> dict[str, Any]:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+
+def opened(text: str) -> Table:
+    """A source written as in a recipe."""
+    from ruamel.yaml import YAML
+
+    source: Any = kinds.nested("sources", Source, YAML(typ="safe").load(text))
+    return source.open()  # type: ignore[no-any-return]
+
+
+def read(table: Table, side: int, rows: np.ndarray | None = None) -> np.ndarray:
+    """Real images, uint8 [N, side, side, 3]."""
+    return squared([table.read(int(row)).image for row in (range(len(table)) if rows is None else rows)], side)
+
+
+def squared(pictures: list[np.ndarray], side: int) -> np.ndarray:
+    return np.stack([images.fit(picture, side, side) for picture in pictures])
+
+
+def _some(rows: np.ndarray, count: int) -> np.ndarray:
+    return np.sort(seeds.rng("bench").permutation(rows)[:count])
+
+
+if __name__ == "__main__":
+    main()
