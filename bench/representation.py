@@ -93,11 +93,12 @@ def main() -> None:
     options.add_argument(
         "--rows", type=Path, default=Path("runs/bench/representation.jsonl"), help="every measurement, one a line; continued"
     )
+    options.add_argument("--threads", type=int, default=2)
     options.add_argument("--sheets", type=Path, help="write parents beside children into this folder")
     given = options.parse_args()
     if not sets(given):
         options.error("name a set with --fashion or --bccd")
-    runtime.fix_numerics(2)
+    runtime.fix_numerics(given.threads)
     given.rows.parent.mkdir(parents=True, exist_ok=True)
     rows = [row for one in sets(given) for row in measured(one, given)]
     for row in rows if not given.json else []:

@@ -141,8 +141,9 @@ class Maker:
         )
         for request, prompt, own, given, image in zip(batch.requests, batch.prompts, batch.parents, batch.inputs, made_images, strict=True):
             notes = given.annotations
-            if notes is not None and given.images:  # the pipeline stretched the condition image to its own size
-                notes = notes.resized(given.images[0].shape[:2], image.shape[:2])
+            guide = given.images[0] if given.images else given.control
+            if notes is not None and guide is not None:  # the pipeline stretched the condition image to its own size
+                notes = notes.resized(guide.shape[:2], image.shape[:2])
             kept = replace(given, images=(), combine=None, embedding=None, control=None, mask=None, annotations=notes)
             made.rows.append(_Row(request, prompt, [(p.index, p.key) for p in own], kept))
         self._score(samples, made.scores, self.recipe.filters)

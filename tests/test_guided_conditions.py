@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
 from factory import encoders, honour, kinds, seeds
@@ -233,6 +235,38 @@ def test_depth_by_a_transformers_model(tmp_path: Path) -> None:
     assert first is not None and first.shape == (20, 30, 3) and first.dtype == np.uint8 and first.max() == 255 and first.min() == 0
     with pytest.raises(UserError, match="cannot open model"):
         Control(map="depth", model=str(tmp_path / "none")).open(wordless(["a"]))
+
+
+def test_places_follow_a_layout_to_the_size_of_the_image(write_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    from factory.store import Store
+    from tests.paint import OpenPaint
+    from tests.test_build import run
+
+    monkeypatch.setattr(OpenPaint, "accepts", frozenset({"text", "control"}))
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:15, 15:] = 1
+    images = [example().image] * 2
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=["a", "b"]),
+            "boxes": [[datasets.Value("float32")]],
+            "mask": datasets.Image(),
+        }
+    )
+    rows = {"image": images, "label": [0, 1], "boxes": [[[15.0, 5.0, 30.0, 15.0]]] * 2, "mask": [mask] * 2}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "marked.parquet")
+    source = f"{{dataset: {tmp_path / 'marked.parquet'}, boxes: boxes, mask: mask}}"
+    recipe = write_recipe(
+        source=source, condition="control", generator="{kind: tests.paint.Paint, size: 60}", amount="{per_class: 1}", filters=""
+    )
+    run(recipe, tmp_path / "run")
+    made = Store(tmp_path / "run").read_shard("00-00000").to_pylist()
+    assert [row["boxes"] for row in made] == [[[30.0, 15.0, 60.0, 45.0]]] * 2
+    place = np.asarray(Image.open(io.BytesIO(made[0]["mask"])))
+    assert place.shape == (60, 60) and place[15:45, 30:].all() and place.sum() == 30 * 30
 
 
 # ---- what a pipeline can honour is told before weights are loaded
