@@ -297,6 +297,17 @@ class DatasetInfo:
 class Exporter(Kind, ABC):
     """A selection on disk in a format that people load."""
 
+    def check(self, notes: frozenset[str]) -> None:
+        """Raise UserError when rows with only these annotations (of: caption, soft_label, mask, boxes) cannot be written in this format."""
+
+    def data_files(self, split: str) -> str:
+        """Glob of the files that `datasets.load_dataset` reads, relative to the dataset's folder: for the card."""
+        return f"{split}/**"
+
     @abstractmethod
     def write(self, rows: Iterable[dict[str, Any]], info: DatasetInfo, folder: Path) -> None:
-        """Write rows {image: uint8 [H, W, 3], label: int, …provenance} into an empty folder, in order, streaming."""
+        """Write rows {image: uint8 [H, W, 3], label: int, …provenance} into an empty folder, in order, streaming.
+
+        A row may bring `bytes`, the file that its image was read from: it is written as it is where its format is the wanted one, and
+        `image` may then be left out. Raises UserError for rows that the format cannot hold.
+        """

@@ -68,9 +68,8 @@ def _header(recipe: Recipe, folder: Path, rows: int) -> str:
         "pretty_name": recipe.name,
         "tags": ["synthetic", *(["stress-test"] if recipe.split == "stress_test" else [])],
     }
-    path = f"data/{recipe.split}-*.parquet" if (folder / "data").is_dir() else f"{recipe.split}/**"
-    if (folder / "data").is_dir() or recipe.split != "train":
-        header["configs"] = [{"config_name": "default", "data_files": [{"split": recipe.split, "path": path}]}]
+    path = recipe.export.data_files(recipe.split)
+    header["configs"] = [{"config_name": "default", "data_files": [{"split": recipe.split, "path": path}]}]
     # The sizes matter: `datasets` names its cache of a local folder by this header, and would else serve one dataset for another.
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     splits = [{"name": recipe.split, "num_bytes": size, "num_examples": rows}]

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import math
 
 import datasets
@@ -13,7 +14,8 @@ from factory import kinds
 from factory.contracts import DatasetInfo, Exporter
 from factory.exporters import folder as folder_module
 from factory.exporters import parquet as parquet_module
-from factory.exporters.folder import Folder, safe_names
+from factory.exporters._names import safe_names
+from factory.exporters.folder import Folder
 from factory.exporters.parquet import Parquet
 from factory.images import decode, encode
 from factory.sources.folder import Folder as FolderSource
@@ -79,11 +81,45 @@ def test_parquet_is_cut_by_size_and_renamed_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_module, "GROUP_ROWS", 4)
     Parquet(shard_mb=1).write(make(30, 200, 200), info(), tmp_path / "out")
     files = sorted(path.name for path in (tmp_path / "out" / "data").iterdir())
-    assert len(files) == 4 and files == [f"train-{i:05d}-of-00004.parquet" for i in range(4)]
+    assert 4 <= len(files) <= 6 and files == [f"train-{i:05d}-of-{len(files):05d}.parquet" for i in range(len(files))]
     assert all(path.stat().st_size < 1.1 * 2**20 for path in (tmp_path / "out" / "data").iterdir())
     assert datasets.load_dataset(str(tmp_path / "out"), split="train")["seed"] == [2**62 + i for i in range(30)]
     groups = pq.ParquetFile(tmp_path / "out" / "data" / files[0]).metadata
-    assert all(groups.row_group(i).num_rows <= 4 for i in range(groups.num_row_groups))
+    assert all(groups.row_group(i).num_rows <= 8 for i in range(groups.num_row_groups))
+
+
+def chunks(folder, size=None):
+    """Digest -> bytes of each data page (or of each file) of a Parquet export."""
+    found = {}
+    for file in sorted((folder / "data").iterdir()):
+        data, reader = file.read_bytes(), pq.ParquetFile(file)
+        if size == "files":
+            found[hashlib.sha256(data).hexdigest()] = len(data)
+            continue
+        for group in range(reader.num_row_groups):
+            for column in range(reader.metadata.num_columns):
+                part = reader.metadata.row_group(group).column(column)
+                start = part.dictionary_page_offset or part.data_page_offset
+                found[hashlib.sha256(data[start : start + part.total_compressed_size]).hexdigest()] = part.total_compressed_size
+    return found
+
+
+@pytest.mark.parametrize("dropped", [[0], [1500], [40, 700, 701, 1400]])
+def test_dropping_rows_leaves_most_bytes_of_a_parquet_export_as_they_were(tmp_path, dropped):
+    rows = list(make(2000, 24, 24))
+    Parquet(shard_mb=1).write(rows, info(), tmp_path / "old")
+    Parquet(shard_mb=1).write([row for i, row in enumerate(rows) if i not in dropped], info(), tmp_path / "new")
+    for what, least in (("files", 0.5 if len(dropped) == 1 else 0), ("column chunks", 0.7)):
+        old, new = chunks(tmp_path / "old", what), chunks(tmp_path / "new", what)
+        same = sum(size for digest, size in new.items() if digest in old)
+        assert same >= least * sum(new.values()), f"of {what} only {same / sum(new.values()):.0%} are as they were"
+
+
+def test_parquet_says_that_its_chunks_follow_the_content(tmp_path):
+    Parquet().write(make(), info(), tmp_path / "out")
+    (file,) = (tmp_path / "out" / "data").iterdir()
+    assert json.loads(pq.read_metadata(file).metadata[b"content_defined_chunking"]) == parquet_module.CHUNKS
+    assert datasets.Features.from_arrow_schema(pq.read_schema(file))["label"].names == NAMES
 
 
 def test_parquet_streams_its_input(tmp_path, monkeypatch):

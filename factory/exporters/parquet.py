@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +14,42 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from factory.contracts import DatasetInfo, Exporter
-from factory.exporters import _encode
+from factory.exporters import _encode, _features, _metadata
 from factory.images import ImageFormat
 
-GROUP_ROWS = 100  # what a viewer reads for one page of images; fixed, so that equal rows give equal bytes
-GROUP_BYTES = 32 << 20  # and large images do not fill the memory
+GROUP_ROWS = 100  # on average, and twice as many at most: what a viewer reads for one page of images
+GROUP_BYTES = 32 << 20  # at most, so that large images do not fill the memory
+# What `datasets` writes with, so that its republished files share chunks with these.
+CHUNKS = {"min_chunk_size": 256 << 10, "max_chunk_size": 1024 << 10, "norm_level": 0}
 
 
 class Parquet(Exporter):
-    """Writes data/<split>-00000-of-00003.parquet, … with the features (Image, ClassLabel, …) in the schema. Equal rows give equal bytes."""
+    """Writes data/<split>-00000-of-00003.parquet, … with the features (Image, ClassLabel, …) in the schema. Equal rows give equal bytes.
 
-    shard_mb: int = Field(256, ge=1, description="A file is closed once it holds about this many megabytes.")
+    Files, row groups and pages end where the content says so (content-defined chunking), so that after rows are dropped or added most
+    files, and of the others most pages, are the bytes they were: uploading them again sends little.
+    """
+
+    shard_mb: int = Field(256, ge=1, description="A file holds at most about this many megabytes of images, and three quarters at least.")
     image: ImageFormat = Field("png", description="png is lossless; webp is smaller, and lossless at quality 100.")
     quality: int = Field(95, ge=1, le=100, description="For webp and jpeg.")
 
+    def data_files(self, split: str) -> str:
+        return f"data/{split}-*.parquet"
+
     def write(self, rows: Iterable[dict[str, Any]], info: DatasetInfo, folder: Path) -> None:
         """Memory holds one row group. The number of files is known at the end, so names are final only then."""
-        schema = features(info).arrow_schema
+        schema = _features.features(info).arrow_schema
         shards = _Shards(folder / "data", schema, self.shard_mb << 20, info.split)
         try:
             for row, data in _encode.encoded(rows, self.image, self.quality):
                 name = f"{row['id']}.{_encode.SUFFIX[self.image]}" if "id" in row else None
                 values = {key: _cell(row.get(key), info.columns.get(key)) for key in schema.names}
-                shards.add({**values, "image": {"bytes": data, "path": name}, **_label(row, info)}, len(data))
+                shards.add({**values, "image": {"bytes": data, "path": name}, **_label(row, info)}, data)
         except BaseException:
             shards.abandon()
             raise
         shards.finish()
-
-
-def features(info: DatasetInfo) -> Any:
-    """The columns as `datasets.Features`: image, label for a labelled dataset, then info.columns. Raises ValueError for an unknown type."""
-    from datasets import ClassLabel, Features, Image, List, Value
-
-    types: dict[str, Any] = {name: Value(name) for name in ("string", "int64", "float32")}
-    types |= {f"list<{name}>": List(value) for name, value in types.items()}
-    types |= {"list<list<float32>>": List(List(Value("float32"))), "image": Image()}
-    known: dict[str, Any] = {"image": Image()}
-    if info.class_names:
-        known["label"] = ClassLabel(names=info.class_names)
-    for name, kind in info.columns.items():
-        if kind not in types:
-            raise ValueError(f"column {name!r} has type {kind!r}; an export knows {', '.join(types)}")
-        known.setdefault(name, types[kind])
-    return Features(known)
 
 
 def _cell(value: Any, kind: str | None) -> Any:
@@ -64,13 +59,22 @@ def _cell(value: Any, kind: str | None) -> Any:
 
 def _label(row: dict[str, Any], info: DatasetInfo) -> dict[str, int | None]:
     """An unlabelled row of a labelled dataset is null, which ClassLabel keeps; -1 would be read as a class."""
-    if not info.class_names:
-        return {}
-    return {"label": int(row["label"]) if row["label"] is not None and row["label"] >= 0 else None}
+    number = _metadata.label(row, info)
+    return {"label": number if number >= 0 else None} if info.class_names else {}
+
+
+def _draws(row: dict[str, Any], data: bytes) -> tuple[float, float]:
+    """Two numbers in [0, 1) that follow from the row's content: whether a row group may end after it, and whether a file may."""
+    digest = sha256(repr(row.get("id")).encode() + data).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64, int.from_bytes(digest[8:16], "big") / 2**64
 
 
 class _Shards:
-    """Files that grow by row groups and are cut by size."""
+    """Files that grow by row groups.
+
+    Each end is drawn from the content of the last row alone, once a row group has GROUP_ROWS / 2 rows (or half the bytes) and a file
+    3/4 of its limit. So a dropped row moves the ends near it, and the later ones are found again.
+    """
 
     def __init__(self, folder: Path, schema: pa.Schema, limit: int, split: str):
         self.folder, self.schema, self.limit, self.split = folder, schema, limit, split
@@ -80,14 +84,25 @@ class _Shards:
         self.parts: list[Path] = []
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, row: dict[str, Any], size: int) -> None:
-        if self.shard_bytes and self.shard_bytes + size > self.limit:
+    def add(self, row: dict[str, Any], data: bytes) -> None:
+        if self.shard_bytes and self.shard_bytes + len(data) > self.limit:
             self._close()
         self.rows.append(row)
-        self.group_bytes += size
-        self.shard_bytes += size
-        if len(self.rows) >= GROUP_ROWS or self.group_bytes >= GROUP_BYTES:
-            self._flush()
+        self.group_bytes += len(data)
+        self.shard_bytes += len(data)
+        group, file = _draws(row, data)
+        if not self._group_ends(group, len(data)):
+            return
+        size = self.group_bytes
+        self._flush()
+        if self.shard_bytes >= self.limit * 3 // 4 and file < size / (self.limit / 16):
+            self._close()
+
+    def _group_ends(self, draw: float, size: int) -> bool:
+        if len(self.rows) >= 2 * GROUP_ROWS or self.group_bytes >= GROUP_BYTES:
+            return True
+        may = len(self.rows) >= GROUP_ROWS // 2 or self.group_bytes >= GROUP_BYTES // 2
+        return may and draw < max(2 / GROUP_ROWS, size / (GROUP_BYTES / 8))
 
     def finish(self) -> None:
         if self.writer is not None or self.rows or not self.parts:  # a dataset of no rows is one empty file, which still has columns
@@ -105,9 +120,7 @@ class _Shards:
     def _flush(self) -> None:
         if self.writer is None:
             self.parts.append(self.folder / f".{self.split}-{len(self.parts):05d}.part")
-            repeated = [name for name in self.schema.names if name != "image"]  # no two images are equal: a dictionary of them is waste
-            options = {"compression": "zstd", "use_dictionary": repeated, "write_page_index": True}
-            self.writer = pq.ParquetWriter(self.parts[-1], self.schema, **options)
+            self.writer = _writer(self.parts[-1], self.schema)
         if self.rows:
             self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema), row_group_size=len(self.rows))
         self.rows, self.group_bytes = [], 0
@@ -117,3 +130,13 @@ class _Shards:
         if self.writer is not None:
             self.writer.close()
         self.writer, self.shard_bytes = None, 0
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    repeated = [name for name in schema.names if name != "image"]  # no two images are equal: a dictionary of them is waste
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": repeated, "write_page_index": True}
+    chunked = "use_content_defined_chunking" in inspect.signature(pq.ParquetWriter.__init__).parameters  # pyarrow 21 and newer
+    writer = pq.ParquetWriter(path, schema, **options, **({"use_content_defined_chunking": CHUNKS} if chunked else {}))
+    if chunked:
+        writer.add_key_value_metadata({"content_defined_chunking": json.dumps(CHUNKS)})  # by which the Hub knows such files
+    return writer
