@@ -202,6 +202,7 @@ def make(recipe: Recipe, table: Table) -> Plan:
     members = table.labels if names else np.full(len(table), UNLABELLED)
     pools = [np.flatnonzero(members == c) for c in classes]
     recipe.condition.check(table)
+    recipe.export.check(table.notes)
     _need_parents(recipe, names, pools)
     slots = wanted(recipe.amount, names, np.array([len(pool) for pool in pools]))
     if not slots.any():

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
+FILES_PER_FOLDER = 10_000  # file systems and the Hub grow slow beyond
 _SPLIT_WORD = re.compile(
     r"(?:(?<=^)|(?<=[-._ 0-9]))(?=(train|training|validation|valid|dev|val|test|testing|eval|evaluation)([-._ 0-9]|$))", re.IGNORECASE
 )
@@ -35,6 +36,12 @@ def key(row_id: str) -> str:
     """
     plain = _plain(row_id).replace(".", "_")
     return plain if plain == row_id else f"{plain}~{hashlib.sha256(row_id.encode()).hexdigest()[:12]}"
+
+
+def within(place: str, count: int) -> str:
+    """The folder of the file that `count` others of its place go before: the place itself, later a numbered folder in it."""
+    block = count // FILES_PER_FOLDER
+    return place if block == 0 else f"{place}/{block:04d}"
 
 
 def _plain(name: str) -> str:

@@ -13,8 +13,6 @@ from factory.contracts import DatasetInfo, Exporter
 from factory.exporters import _encode, _metadata, _names
 from factory.images import ImageFormat
 
-FILES_PER_FOLDER = 10_000  # file systems and the Hub grow slow beyond
-
 
 class Folder(Exporter):
     """Writes <split>/<class>/<id>.png and <split>/metadata.jsonl with the class name and the provenance of each file."""
@@ -39,7 +37,7 @@ class Folder(Exporter):
                 label = _metadata.label(row, info)
                 place = folders[label] if label >= 0 else "images"
                 name = _names.key(str(row.get("id", f"{number:08d}")))
-                file = base / _within(place, counts[place]) / f"{name}.{_encode.SUFFIX[self.image]}"
+                file = base / _names.within(place, counts[place]) / f"{name}.{_encode.SUFFIX[self.image]}"
                 counts[place] += 1
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with file.open("xb") as out:  # two rows of one id are a bug to hear about, not a file to overwrite
@@ -47,11 +45,6 @@ class Folder(Exporter):
                 beside = _write_beside(row, folder, file.relative_to(base).with_suffix(".png"), info)
                 line = {"file_name": file.relative_to(base).as_posix(), **_metadata.values(row, info), **beside}
                 lines.write(_metadata.text(line) + "\n")
-
-
-def _within(place: str, count: int) -> str:
-    block = count // FILES_PER_FOLDER
-    return place if block == 0 else f"{place}/{block:04d}"
 
 
 def _write_beside(row: dict[str, Any], folder: Path, file: Path, info: DatasetInfo) -> dict[str, str | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from factory.contracts import DatasetInfo, Exporter
-from factory.exporters import _encode, _features, _metadata
+from factory.exporters import _cuts, _encode, _features, _metadata
 from factory.images import ImageFormat
 
 GROUP_ROWS = 100  # on average, and twice as many at most: what a viewer reads for one page of images
@@ -63,12 +62,6 @@ def _label(row: dict[str, Any], info: DatasetInfo) -> dict[str, int | None]:
     return {"label": number if number >= 0 else None} if info.class_names else {}
 
 
-def _draws(row: dict[str, Any], data: bytes) -> tuple[float, float]:
-    """Two numbers in [0, 1) that follow from the row's content: whether a row group may end after it, and whether a file may."""
-    digest = sha256(repr(row.get("id")).encode() + data).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64, int.from_bytes(digest[8:16], "big") / 2**64
-
-
 class _Shards:
     """Files that grow by row groups.
 
@@ -90,12 +83,12 @@ class _Shards:
         self.rows.append(row)
         self.group_bytes += len(data)
         self.shard_bytes += len(data)
-        group, file = _draws(row, data)
+        group, file = _cuts.draws(row, data)
         if not self._group_ends(group, len(data)):
             return
         size = self.group_bytes
         self._flush()
-        if self.shard_bytes >= self.limit * 3 // 4 and file < size / (self.limit / 16):
+        if _cuts.file_ends(file, size, self.shard_bytes, self.limit):
             self._close()
 
     def _group_ends(self, draw: float, size: int) -> bool:
