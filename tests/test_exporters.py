@@ -358,19 +358,19 @@ def test_webdataset_is_read_by_webdataset(tmp_path):
 
 
 def test_webdataset_streams_and_is_a_source(tmp_path):
-    WebDataset(image="png").write(make(), info(), tmp_path)
-    rows = list(datasets.load_dataset("webdataset", data_files=tar_of(tmp_path), split="train", streaming=True))
+    WebDataset(image="png").write(make(), info(), tmp_path / "out")
+    rows = list(datasets.load_dataset("webdataset", data_files=tar_of(tmp_path / "out"), split="train", streaming=True))
     assert len(rows) == 30 and rows[5]["png"].size == (10, 8) and rows[4]["json"]["clip_similarity"] is None
-    table = WebDatasetSource(dataset=str(tmp_path), caption="txt").open()
+    table = WebDatasetSource(dataset=str(tmp_path / "out"), caption="txt").open()
     assert len(table) == 30 and np.array_equal(table.read(7).image, list(make())[7]["image"]) and table.captions[7] == "a “7”"
 
 
 def test_webdataset_is_cut_by_size_and_tells_nothing_of_its_maker(tmp_path):
-    rows = list(make(40, 160, 160))
+    rows = list(make(500, 40, 40))
     WebDataset(image="png", shard_mb=1).write(rows, info(), tmp_path / "a")
     WebDataset(image="png", shard_mb=1).write(rows[1:], info(), tmp_path / "b")
     files = tar_of(tmp_path / "a")
-    assert [Path(file).name for file in files] == [f"train-{i:05d}.tar" for i in range(len(files))] and 3 <= len(files) <= 5
+    assert [Path(file).name for file in files] == [f"train-{i:05d}.tar" for i in range(len(files))] and 4 <= len(files) <= 6
     assert all(Path(file).stat().st_size <= 1 << 20 for file in files)
     for file in files:
         with tarfile.open(file) as tar:
