@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from factory.contracts import DatasetInfo, Exporter
-from factory.exporters import _encode, _metadata, _names
+from factory.exporters import _croissant, _encode, _metadata, _names
 from factory.images import ImageFormat
 
 
@@ -19,6 +19,7 @@ class Folder(Exporter):
 
     image: ImageFormat = Field("png", description="png is lossless; webp is smaller, and lossless at quality 100; jpeg is read everywhere.")
     quality: int = Field(95, ge=1, le=100, description="For webp and jpeg.")
+    croissant: bool = Field(True, description="Write croissant.json beside the files: Croissant metadata of the files and columns.")
 
     def write(self, rows: Iterable[dict[str, Any]], info: DatasetInfo, folder: Path) -> None:
         """An unlabelled dataset has its files in train/images. Beyond 10,000 files a class continues in numbered sub-folders.
@@ -45,6 +46,8 @@ class Folder(Exporter):
                 beside = _write_beside(row, folder, file.relative_to(base).with_suffix(".png"), info)
                 line = {"file_name": file.relative_to(base).as_posix(), **_metadata.values(row, info), **beside}
                 lines.write(_metadata.text(line) + "\n")
+        if self.croissant:
+            _croissant.of_folder(folder, info, _encode.SUFFIX[self.image])
 
 
 def _write_beside(row: dict[str, Any], folder: Path, file: Path, info: DatasetInfo) -> dict[str, str | None]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from factory.contracts import DatasetInfo, Exporter
-from factory.exporters import _cuts, _encode, _features, _metadata
+from factory.exporters import _croissant, _cuts, _encode, _features, _metadata
 from factory.images import ImageFormat
 
 GROUP_ROWS = 100  # on average, and twice as many at most: what a viewer reads for one page of images
@@ -32,6 +32,7 @@ class Parquet(Exporter):
     shard_mb: int = Field(256, ge=1, description="A file holds at most about this many megabytes of images, and three quarters at least.")
     image: ImageFormat = Field("png", description="png is lossless; webp is smaller, and lossless at quality 100.")
     quality: int = Field(95, ge=1, le=100, description="For webp and jpeg.")
+    croissant: bool = Field(True, description="Write croissant.json beside the files: Croissant metadata of the files and columns.")
 
     def data_files(self, split: str) -> str:
         return f"data/{split}-*.parquet"
@@ -49,6 +50,8 @@ class Parquet(Exporter):
             shards.abandon()
             raise
         shards.finish()
+        if self.croissant:
+            _croissant.of_parquet(folder, info, self.data_files(info.split))
 
 
 def _cell(value: Any, kind: str | None) -> Any:

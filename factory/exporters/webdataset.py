@@ -13,7 +13,7 @@ from pydantic import Field
 
 from factory import images
 from factory.contracts import DatasetInfo, Exporter
-from factory.exporters import _cuts, _encode, _metadata, _names
+from factory.exporters import _croissant, _cuts, _encode, _metadata, _names
 from factory.images import ImageFormat
 
 _BLOCK, _RECORD = 512, 10_240  # bytes: a tar's members are padded to the one, the whole to the other
@@ -22,7 +22,7 @@ _BLOCK, _RECORD = 512, 10_240  # bytes: a tar's members are padded to the one, t
 class WebDataset(Exporter):
     """Writes data/<split>-00000.tar, …: for each row <id>.png, <id>.json, and <id>.cls, <id>.txt where rows have a class and a prompt.
 
-    The json has the name of the class and all columns; further images (masks) are <id>.mask.png. Equal rows give equal bytes: no
+    The json has the name of the image and of its class, and all columns; further images (masks) are <id>.mask.png. Equal rows give equal bytes: no
     times, no owners, one order. Files end where the content says so, so that after rows are dropped most are the bytes they were.
     """
 
@@ -31,6 +31,7 @@ class WebDataset(Exporter):
         "webp", description="png is lossless; webp is smaller, and lossless at quality 100; jpeg is read everywhere."
     )
     quality: int = Field(95, ge=1, le=100, description="For webp and jpeg.")
+    croissant: bool = Field(True, description="Write croissant.json beside the files: Croissant metadata of the files and columns.")
 
     def data_files(self, split: str) -> str:
         return f"data/{split}-*.tar"
@@ -43,19 +44,22 @@ class WebDataset(Exporter):
         try:
             for number, (row, data) in enumerate(_encode.encoded(rows, self.image, self.quality)):
                 key = _names.key(str(row.get("id", f"{number:08d}")))
-                members = {_encode.SUFFIX[self.image]: data, **dict(_members(row, data, info))}
+                suffix = _encode.SUFFIX[self.image]
+                members = {suffix: data, **dict(_members(row, data, f"{key}.{suffix}", info))}
                 tars.add(key, members, _cuts.draws(row, data)[1])
         except BaseException:
             tars.abandon()
             raise
         tars.finish()
+        if self.croissant:
+            _croissant.of_tars(folder, info, _encode.SUFFIX[self.image], tars.parts)
 
 
-def _members(row: dict[str, Any], data: bytes, info: DatasetInfo) -> Iterator[tuple[str, bytes]]:
+def _members(row: dict[str, Any], data: bytes, file: str, info: DatasetInfo) -> Iterator[tuple[str, bytes]]:
     """Suffix and bytes of what belongs to an image, in the order in which they are written."""
     further = [name for name, kind in info.columns.items() if kind == "image"]
     named = {name: f"{name}.png" if row.get(name) is not None else None for name in further}
-    yield "json", _metadata.text({**_metadata.values(row, info), **named}).encode()
+    yield "json", _metadata.text({"file_name": file, **_metadata.values(row, info), **named}).encode()
     if info.class_names:
         yield "cls", str(_metadata.label(row, info)).encode()
     if "prompt" in info.columns:
