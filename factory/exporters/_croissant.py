@@ -23,7 +23,7 @@ _CONTEXT: dict[str, Any] = {
     "examples": {"@id": "cr:examples", "@type": "@json"},
 }
 _TERMS = (
-    "citeAs column equivalentProperty extract field fileProperty fileObject fileSet format includes isLiveDataset jsonPath key md5 "
+    "citeAs column equivalentProperty excludes extract field fileProperty fileObject fileSet format includes isLiveDataset jsonPath key md5 "
     "parentField path recordSet references regex repeated replace samplingRate separator source subField transform"
 )
 _CONTEXT |= {name: f"cr:{name}" for name in _TERMS.split()}
@@ -68,18 +68,26 @@ def of_folder(folder: Path, info: DatasetInfo, suffix: str) -> None:
 
 
 def of_tars(folder: Path, info: DatasetInfo, suffix: str, tars: Sequence[Path]) -> None:
-    """Write croissant.json beside tars of images and of json files that name them."""
+    """Write croissant.json beside tars of images and of json files that name them.
+
+    Images and json files are two sets of records: mlcroissant (1.1) joins no files from inside archives, and reads a json there as text.
+    """
     names = [tar.relative_to(folder).as_posix() for tar in tars]
     archives = [_file_object(folder, name, name, "application/x-tar") for name in names]
     inside = {"containedIn": [{"@id": name} for name in names]}
-    images = {**_file_set("images", f"*.{suffix}", _mime(suffix)), **inside}
+    further = [f"*.{name}.png" for name, kind in info.columns.items() if kind == "image"]
+    images = {**_file_set("images", f"*.{suffix}", _mime(suffix)), **inside, **({"excludes": further} if further else {})}
     tables = {**_file_set("metadata", "*.json", "application/json"), **inside}
 
-    def at(name: str) -> dict[str, Any]:
-        return {"fileSet": {"@id": "metadata"}, "extract": {"jsonPath": f"$.{name}"}}
+    def at(files: str, what: str) -> dict[str, Any]:
+        return {"fileSet": {"@id": files}, "extract": {"fileProperty": what}}
 
-    columns = {name: at(name) for name in _text_columns(info)}
-    _write(folder, info, [*archives, images, tables], _joined(info, at("file_name"), columns))
+    pixels = [
+        _field("file_name", "sc:Text", at("images", "filename"), "Name of the image's file.", "pixels"),
+        _field("image", "sc:ImageObject", at("images", "content"), "The image.", "pixels"),
+    ]
+    told = f"The row as JSON: file_name of its image, {', '.join(_text_columns(info))}."
+    _write(folder, info, [*archives, images, tables], pixels, [_field("json", "sc:Text", at("metadata", "content"), told)])
 
 
 def _joined(info: DatasetInfo, join: dict[str, Any], columns: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -97,10 +105,10 @@ def _text_columns(info: DatasetInfo) -> list[str]:
     return (["label"] if info.class_names else []) + [name for name, kind in info.columns.items() if kind != "image" and name != "label"]
 
 
-def _field(name: str, data_type: str, source: dict[str, Any], description: str) -> dict[str, Any]:
+def _field(name: str, data_type: str, source: dict[str, Any], description: str, of: str = "records") -> dict[str, Any]:
     return {
         "@type": "cr:Field",
-        "@id": f"records/{name}",
+        "@id": f"{of}/{name}",
         "name": name,
         "description": description,
         "dataType": data_type,
@@ -140,7 +148,12 @@ def _mime(suffix: str) -> str:
     return f"image/{'jpeg' if suffix == 'jpg' else suffix}"
 
 
-def _write(folder: Path, info: DatasetInfo, files: list[dict[str, Any]], fields: list[dict[str, Any]]) -> None:
+def _write(folder: Path, info: DatasetInfo, files: list[dict[str, Any]], *sets: list[dict[str, Any]]) -> None:
+    """sets: the fields of each set of records, which the part of their ids before the slash names."""
+    records = []
+    for fields in sets:
+        name = fields[0]["@id"].split("/")[0]
+        records.append({"@type": "cr:RecordSet", "@id": name, "name": name, "field": fields})
     content = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -148,6 +161,6 @@ def _write(folder: Path, info: DatasetInfo, files: list[dict[str, Any]], fields:
         "name": info.name,
         "description": f"{info.rows} synthetic images, split {info.split}: every image was generated, none is a photograph.",
         "distribution": files,
-        "recordSet": [{"@type": "cr:RecordSet", "@id": "records", "name": "records", "field": fields}],
+        "recordSet": records,
     }
     (folder / "croissant.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
