@@ -256,6 +256,21 @@ def test_what_training_reads_is_on_disk(cache: Any, photos: Path, tmp_path: Path
     assert np.array_equal(prepared.prepare(recipe).labels, [0] * 12 + [1] * 12)
 
 
+def test_a_models_digest_is_the_same_in_every_process(tmp_path: Path) -> None:
+    code = """
+from diffusers import AutoencoderKL
+from factory.train.representation_diffusion import digest
+import torch
+torch.manual_seed(0)
+print(digest(AutoencoderKL(block_out_channels=(8,), norm_num_groups=8)))
+"""
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        for seed in ("1", "2")
+    ]
+    assert runs[0].stdout == runs[1].stdout and len(runs[0].stdout.strip()) == 32
+
+
 def test_symmetries_are_eight_different_ones() -> None:
     picture = torch.arange(9).view(1, 1, 3, 3)
     seen = {tuple(prepared.transformed(picture, torch.tensor([n])).flatten().tolist()) for n in range(8)}

@@ -7,6 +7,8 @@ Noise paths: flow matching (Lipman et al. 2023), stochastic interpolants (Alberg
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,9 +277,11 @@ def write_samples(
 
 def digest(module: torch.nn.Module) -> str:
     """Of a model's configuration and weights."""
-    import hashlib
-
-    total = hashlib.sha256(repr(sorted(dict(module.config).items(), key=str)).encode())  # type: ignore[arg-type]
+    config: Any = module.config
+    said = {
+        name: value for name, value in dict(config).items() if not name.startswith("_")
+    }  # diffusers' own notes differ between processes
+    total = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     for name, tensor in sorted(module.state_dict().items()):
         total.update(name.encode())
         total.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
