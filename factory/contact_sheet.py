@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -61,6 +62,15 @@ def _real(table: Table, index: int) -> np.ndarray | None:
         return None
 
 
+def _shortened(text: str, room: float, font: Any) -> str:
+    """As much of a text as fits into `room` pixels."""
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(text + "…") > room:
+        text = text[:-1]
+    return text + "…"
+
+
 def draw(classes: dict[str, list[Group]], title: str) -> Image.Image:
     """Class name -> groups of (parents, child), all uint8 [H, W, 3]; parents are framed in orange."""
     most = max((len(parents) for own in classes.values() for parents, _ in own), default=0)
@@ -69,9 +79,10 @@ def draw(classes: dict[str, list[Group]], title: str) -> Image.Image:
     height = 2 * MARGIN + 34 + len(classes) * (CELL + 2 * GAP)
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, MARGIN - 4), title, INK, ImageFont.load_default(18))
     legend = "orange frame: real parent   no frame: synthetic child" if most else "synthetic images"
-    pen.text((MARGIN + LABEL, MARGIN), legend, QUIET, ImageFont.load_default(13))
+    left = width - MARGIN - pen.textlength(legend, ImageFont.load_default(13))
+    pen.text((left, MARGIN), legend, QUIET, ImageFont.load_default(13))
+    pen.text((MARGIN, MARGIN - 4), _shortened(title, left - 2 * MARGIN, ImageFont.load_default(18)), INK, ImageFont.load_default(18))
     for row, (name, own) in enumerate(classes.items()):
         y = MARGIN + 34 + row * (CELL + 2 * GAP)
         pen.text((MARGIN, y + CELL // 2 - 8), name[:16], INK, ImageFont.load_default(13))
