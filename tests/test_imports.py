@@ -21,7 +21,7 @@ FLOORS = [
     ["document", "recipe", "schema", "honour", "wording", "plan", "neighbours", "select", "store", "runtime"],
     ["contact_sheet", "prepare", "worker", "publish", "assemble", "report", "build", "reselect", "preview", "panorama"],
     ["train", "evaluate"],
-    ["cli", "__main__"],
+    ["commands", "cli", "__main__"],
 ]
 ORDER = [room for floor in FLOORS for room in floor]
 KIND_ROOMS = {"augment", *FLOORS[4]}
