@@ -250,9 +250,14 @@ def test_what_training_reads_is_on_disk(cache: Any, photos: Path, tmp_path: Path
     data = prepared.prepare(recipe)
     assert len(data) == 24 and isinstance(data.pixels, np.memmap) and data.pixels.shape == (24, 3, 16, 16)
     assert "1 of 25 images cannot be decoded" in caplog.text
-    means = data.derived("means", (1,), lambda x: x.float().mean((1, 2, 3))[:, None], "dihedral")
+    means = data.derived("means", (1,), lambda x: x.float().mean((1, 2, 3))[:, None], data.symmetries("dihedral"))
     assert means.shape == (8, 24, 1) and isinstance(means, np.memmap)
     assert np.allclose(means[0], means[5])
+    few = data.symmetries("dihedral", 2)
+    assert few.shape == (2, 24) and (few[0] != few[1]).all() and len(np.unique(few)) == 8
+    corner = data.derived("corner", (1,), lambda x: x[:, 0, 0, :1].float(), few)
+    turned = prepared.transformed(torch.from_numpy(np.array(data.pixels)), torch.from_numpy(few[1].astype(np.int64)))
+    assert np.array_equal(corner[1, :, 0], turned[:, 0, 0, 0].numpy())
     assert np.array_equal(prepared.prepare(recipe).labels, [0] * 12 + [1] * 12)
 
 

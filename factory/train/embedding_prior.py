@@ -40,7 +40,7 @@ def train(recipe: EmbeddingPrior) -> None:
         raise UserError("of: text needs source.caption")
     shape = (sum(scale**2 for scale in scales), encoder.embed_dim)
     key = f"embeddings {digest(encoder)} {tuple(scales)}"
-    embeds = data.derived(key, shape, lambda x: encoder.encode_scales(x.to(device), scales), recipe.flips)
+    embeds = data.derived(key, shape, lambda x: encoder.encode_scales(x.to(device), scales), data.symmetries(recipe.flips))
     torch.manual_seed(recipe.seed)
     names = data.table.class_names if recipe.of == "class" else []
     model = EmbeddingPriorModel(*shape, recipe.of, names, width=recipe.width, depth=recipe.depth).to(device)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from factory import images
+from factory import images, seeds
 from factory.contracts import Table
 from factory.errors import Undecodable, UserError
 from factory.files import cache_folder, write_atomically, write_json
@@ -26,6 +26,7 @@ from factory.train.recipe import Streamed
 log = logging.getLogger("factory.train")
 CHUNK = 256  # images decoded, or encoded, at a time
 SYMMETRIES = {"none": (0,), "horizontal": (0, 1), "dihedral": tuple(range(8))}
+ENCODED = 200_000  # images and mirror images that a set is encoded as, where the recipe does not say how many views of each
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,30 @@ class Prepared:
         for start in range(0, len(self), size):
             yield slice(start, min(start + size, len(self)))
 
-    def derived(self, key: str, shape: tuple[int, ...], make: Callable[[torch.Tensor], torch.Tensor], flips: str) -> np.ndarray:
-        """float16 memory map [symmetries, N, *shape]: `make` of every image and of its mirror images, made once for each key."""
-        name = hashlib.sha256(f"{self.identity} {key} {flips} {shape}".encode()).hexdigest()[:32]
+    def symmetries(self, flips: str, views: int | None = None) -> np.ndarray:
+        """Which symmetry of each image the views show that encoders are run on, uint8 [V, N].
+
+        All of them in order where there is room, so that view 0 is the image itself; else `views` different ones, drawn for each image.
+        None: as many as make 200,000 images, at least one.
+        """
+        kinds = np.array(SYMMETRIES[flips], np.uint8)
+        count = min(len(kinds), views or max(1, ENCODED // max(1, len(self))))
+        if count == len(kinds):
+            return np.broadcast_to(kinds[:, None], (count, len(self)))
+        return seeds.rng("views").permuted(np.broadcast_to(kinds[:, None], (len(kinds), len(self))), axis=0)[:count]
+
+    def derived(self, key: str, shape: tuple[int, ...], make: Callable[[torch.Tensor], torch.Tensor], symmetries: np.ndarray) -> np.ndarray:
+        """float16 memory map [V, N, *shape]: `make` of each image under `symmetries` [V, N], made once for each key."""
+        name = hashlib.sha256(f"{self.identity} {key} {shape}".encode() + symmetries.tobytes()).hexdigest()[:32]
         path = self.folder / f"{name}.npy"
         if not path.exists():
-            kinds = SYMMETRIES[flips]
 
             def write(scratch: Path) -> None:
-                out = np.lib.format.open_memmap(scratch, "w+", np.float16, (len(kinds), len(self), *shape))
-                told = _Told(len(kinds) * len(self), "encoded")
-                for number, symmetry in enumerate(kinds):
+                out = np.lib.format.open_memmap(scratch, "w+", np.float16, (*symmetries.shape, *shape))
+                told = _Told(symmetries.size, "encoded")
+                for number, view in enumerate(symmetries):
                     for part in self.chunks():
-                        x = transformed(torch.from_numpy(np.array(self.pixels[part])), torch.full((part.stop - part.start,), symmetry))
+                        x = transformed(torch.from_numpy(np.array(self.pixels[part])), torch.from_numpy(view[part].astype(np.int64)))
                         out[number, part] = make(x).float().cpu().numpy()
                         told(part.stop - part.start)
                 out.flush()

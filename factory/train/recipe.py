@@ -176,6 +176,11 @@ class RepresentationDiffusion(Streamed):
     )
     prediction: Literal["velocity", "v_prediction", "epsilon", "sample"] = Field("velocity", description="What the model answers.")
     times: Literal["logit_normal", "uniform"] = Field("logit_normal", description="How noise levels are drawn in training.")
+    views: int | None = Field(
+        None,
+        ge=1,
+        description="Mirror images of each image that are encoded beforehand; null: as many as make 200,000 in all, at least one.",
+    )
     scales: tuple[int, ...] = Field(
         (1,), min_length=1, description="Condition tokens: the embeddings of the image's s×s crops, for each s."
     )

@@ -39,11 +39,12 @@ log = logging.getLogger("factory.train")
 
 @dataclass(frozen=True)
 class Arrays:
-    """What steps read. x: uint8 pixels [N, C, H, W] or float16 latents [symmetries, N, C, h, w].  embeds: float16 [symmetries, N, K, D].
-    near: int64 [N, k], each image's neighbours where the model is conditioned on these."""
+    """What steps read. x: uint8 pixels [N, C, H, W] or float16 latents [V, N, C, h, w].  embeds: float16 [V, N, K, D].
+    symmetries: uint8 [V, N], of each image's V views.  near: int64 [N, k], each image's neighbours where the model is conditioned on these."""
 
     x: np.ndarray
     embeds: np.ndarray
+    symmetries: np.ndarray
     near: np.ndarray | None
 
 
@@ -168,20 +169,21 @@ def read_arrays(recipe: RepresentationDiffusion, data: Prepared, encoder: Repres
     device = encoder.device
     tokens = sum(scale**2 for scale in recipe.scales)
     key = f"{digest(encoder)} {recipe.scales}"
+    views = data.symmetries(recipe.flips, recipe.views)
     embeds = data.derived(
-        f"embeddings {key}", (tokens, encoder.embed_dim), lambda x: encoder.encode_scales(x.to(device), recipe.scales), recipe.flips
+        f"embeddings {key}", (tokens, encoder.embed_dim), lambda x: encoder.encode_scales(x.to(device), recipe.scales), views
     )
     near = neighbours(np.asarray(embeds[0, :, 0], np.float32), recipe.neighbours) if recipe.neighbours else None
     if vae is None:
-        return Arrays(data.pixels, embeds, near)
+        return Arrays(data.pixels, embeds, views, near)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     height, width = recipe.size
     if height % (factor * recipe.patch) or width % (factor * recipe.patch):
         raise UserError(f"size: {height}×{width} is no multiple of {factor * recipe.patch} (the autoencoder's {factor} × patch)")
     channels = int(vae.config.latent_channels)
     shape = (channels, height // factor, width // factor)
-    latents = data.derived(f"latents {digest(vae)}", shape, lambda x: to_latents(vae, x.to(device), channels), recipe.flips)
-    return Arrays(latents, embeds, near)
+    latents = data.derived(f"latents {digest(vae)}", shape, lambda x: to_latents(vae, x.to(device), channels), views)
+    return Arrays(latents, embeds, views, near)
 
 
 def neighbours(units: np.ndarray, k: int) -> np.ndarray:
@@ -226,13 +228,12 @@ class Reader:
     def __call__(self, k: int) -> tuple[torch.Tensor, ...]:
         recipe, arrays = self.recipe, self.arrays
         rng, rows = loop.draws(recipe, k), loop.rows(recipe, len(self.data), k)
-        kinds = prepared.SYMMETRIES[recipe.flips]
-        number = rng.integers(len(kinds), size=recipe.batch)
+        number = rng.integers(len(arrays.symmetries), size=recipe.batch)
         if arrays.x.ndim == 5:
             x = torch.from_numpy(arrays.x[number, rows].astype(np.float32))
         else:
             pixels = torch.from_numpy(arrays.x[rows])
-            x = prepared.transformed(pixels, torch.from_numpy(np.array(kinds)[number])).float() / 127.5 - 1
+            x = prepared.transformed(pixels, torch.from_numpy(arrays.symmetries[number, rows].astype(np.int64))).float() / 127.5 - 1
         own = arrays.embeds[number, rows] if arrays.near is None else arrays.embeds[number[:, None], arrays.near[rows], 0]
         keep = torch.from_numpy(rng.random(recipe.batch) >= recipe.drop).float()
         embeds = torch.from_numpy(own.astype(np.float32)) * keep[:, None, None]
@@ -266,7 +267,8 @@ def write_samples(
     height, width = made[0].shape[:2]
     sheet = np.full((len(rows) * (height + 2), (children + 1) * (width + 2) + 4, 3), 255, np.uint8)
     for number, row in enumerate(rows):
-        real = np.broadcast_to(np.asarray(data.pixels[row]).transpose(1, 2, 0), (height, width, 3))
+        own_view = prepared.transformed(torch.from_numpy(np.array(data.pixels[row])[None]), torch.tensor([int(arrays.symmetries[0, row])]))
+        real = np.broadcast_to(own_view[0].numpy().transpose(1, 2, 0), (height, width, 3))
         for column, picture in enumerate([real, *made[number * children : (number + 1) * children]]):
             x = column * (width + 2) + (4 if column else 0)
             sheet[number * (height + 2) : number * (height + 2) + height, x : x + width] = picture
