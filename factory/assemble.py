@@ -71,16 +71,18 @@ def _whole_rule(f: Filter, name: str, high: float, store: Store, shards: Shards)
 
 def export(recipe: Recipe, store: Store, shards: Shards, labels: np.ndarray, selection: select.Selection) -> Path:
     """Write the kept rows as a dataset folder, whole or absent, with its card."""
-    run = store.run()
     scored = {name: "float32" for name, f in recipe.named_filters() if not f.whole}
-    class_names = run["identity"]["source"]["class_names"]
+    class_names = store.run()["identity"]["source"]["class_names"]
     carried = {column for shard in shards.names for column in store.columns(shard)}
     annotations = {name: kind for name, kind in ANNOTATIONS.items() if name in carried}
     info = DatasetInfo(recipe.name, class_names, {**PROVENANCE, **annotations, **scored}, int(selection.keep.sum()), recipe.split)
+    facts = publish.gather(recipe, store, labels, selection, list(info.columns))
 
     def fill(folder: Path) -> None:
         recipe.export.write(_kept_rows(recipe, store, shards, selection), info, folder)
-        (folder / "README.md").write_text(publish.card(recipe, run, labels, selection, folder), encoding="utf-8")
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        publish.write(folder, recipe, store, facts)
+        (folder / "README.md").write_text(publish.card([facts], size), encoding="utf-8")
 
     return store.replace_folder("dataset", fill)
 

@@ -1,0 +1,165 @@
+"""How a dataset was made, as JSON values: what its card is written from, and what a later push adds to."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML
+
+from factory import __version__
+from factory.contracts import Filter
+from factory.publish import names
+from factory.recipe import Recipe
+from factory.select import Selection
+from factory.store import Store
+
+PROVENANCE = "provenance"  # the folder of a dataset that holds recipe.yaml, plan.json and facts.json of each plan in it
+MODEL_KEYS = {"model", "encoder", "sentences", "vae", "lora", "controlnet", "control", "ip_adapter", "textual_inversion", "scorer"}
+
+
+def gather(recipe: Recipe, store: Store, labels: np.ndarray, selection: Selection, columns: list[str]) -> dict[str, Any]:
+    """The facts of one plan's selection. labels: int [N] of every generated row, kept or refused."""
+    run = store.run()
+    class_names = run["identity"]["source"]["class_names"]
+    kept, made = Counter(labels[selection.keep].tolist()), Counter(labels.tolist())
+    numbered = list(enumerate(class_names)) or [(-1, "(unlabelled)")]
+    settings, local = names.public(recipe.settings())
+    return {
+        "name": recipe.name,
+        "plan": run["plan"],
+        "factory": __version__,
+        "split": recipe.split,
+        "export": recipe.export.kind,
+        "data_files": recipe.export.data_files(recipe.split),
+        "class_names": class_names,
+        "columns": columns,
+        "rows": int(selection.keep.sum()),
+        "generated": len(labels),
+        "rounds": len(store.rounds()),
+        "classes": {name: {"kept": kept[c], "generated": made[c]} for c, name in numbered},
+        "rules": list(_rules(recipe, selection, len(labels))),
+        "models": list(_models(recipe, store)),
+        "source": {**settings["source"], "fingerprint": run["identity"]["source"].get("fingerprint"), "real": _real(run)},
+        "condition": settings["condition"],
+        "seed": recipe.seed,
+        "local": local,
+    }
+
+
+def write(folder: Path, recipe: Recipe, store: Store, facts: dict[str, Any]) -> None:
+    """recipe.yaml, plan.json and facts.json under provenance/<plan>/ of a dataset's folder."""
+    own = folder / PROVENANCE / facts["plan"]
+    own.mkdir(parents=True)
+    settings, _ = names.public(recipe.settings())
+    head = f"# The recipe of plan {facts['plan']}, by the synthetic-dataset factory {facts['factory']}: factory build recipe.yaml\n"
+    if facts["local"]:
+        head += f"# These named folders of the machine that it was built on; put yours: {', '.join(facts['local'])}\n"
+    (own / "recipe.yaml").write_text(head + yaml(settings), encoding="utf-8")
+    plan, _ = names.public({**store.run(), "rounds": store.rounds(), "generators": store.generators()})
+    for name, value in (("plan", plan), ("facts", facts)):
+        (own / f"{name}.json").write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def yaml(value: Any) -> str:
+    """JSON values as YAML, in their order."""
+    out = io.StringIO()
+    writer = YAML()
+    writer.width = 10_000
+    writer.dump(value, out)
+    return out.getvalue()
+
+
+def _real(run: dict[str, Any]) -> int:
+    return int(sum(run["identity"]["source"].get("real", [])))
+
+
+def _rules(recipe: Recipe, selection: Selection, rows: int) -> Iterator[dict[str, Any]]:
+    """Each rule in its order: what it asks, how many it was the first to refuse, how many were left."""
+    refused = selection.refused()
+    for name, f in recipe.named_filters():
+        rows -= refused.get(name, 0)
+        yield {"name": name, "asks": asks(f), "refused": refused.get(name, 0), "left": rows}
+    for name in (name for name in refused if name not in dict(recipe.named_filters())):
+        rows -= refused[name]
+        yield {"name": name, "asks": "no more than the class's amount", "refused": refused[name], "left": rows}
+
+
+def asks(f: Filter) -> str:
+    """A filter's rule in words."""
+    low, high = f.bounds()
+    what = f"similarity to an earlier image at most {high:g}" if f.whole else "score"
+    if not f.whole and np.isfinite(low) and np.isfinite(high):
+        what = f"score between {low:g} and {high:g}"
+    elif not f.whole and np.isfinite(low):
+        what = f"score at least {low:g}"
+    elif not f.whole and np.isfinite(high):
+        what = f"score at most {high:g}"
+    best = f"the best {f.keep_top} {'of each class' if f.per == 'class' else 'of all'}" if f.keep_top is not None else ""
+    return best if best and what == "score" else ", then ".join(part for part in (what, best) if part)
+
+
+def _models(recipe: Recipe, store: Store) -> Iterator[dict[str, Any]]:
+    """Every model that the recipe names: its role, name, revision and licence; weights and commit of those that made the images."""
+    settings = recipe.settings()
+    described = store.generators()
+    for i, generator in enumerate(settings["generator"]):
+        found = described[i] if i < len(described) else {}
+        own, _ = names.public({key: found.get(key) for key in ("pipeline", "scheduler", "dtype", "commit", "weights")})
+        yield {"role": "generator", **_model(generator.get("model") or generator["kind"], generator.get("revision")), **own}
+        yield from _named("generator", {key: value for key, value in generator.items() if key != "model"})
+    for section in ("condition", "prompts"):
+        yield from _named(section, settings[section])
+    for (name, _), own in zip(recipe.named_filters(), settings["filters"], strict=True):
+        yield from _named(f"filter {name}", own)
+
+
+def _named(role: str, value: Any) -> Iterator[dict[str, Any]]:
+    """The models in a kind's settings, at any depth."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _named(role, item)
+    elif isinstance(value, dict):
+        for key, own in value.items():
+            if key in MODEL_KEYS and isinstance(own, str) and own:
+                yield {"role": role if key == "model" else f"{role}: {key}", **_model(own, value.get("revision"))}
+            elif key in MODEL_KEYS and isinstance(own, list) and all(isinstance(item, str) for item in own):
+                yield from ({"role": f"{role}: {key}", **_model(item, None)} for item in own)
+            else:
+                yield from _named(role, own)
+
+
+def _model(name: str, revision: str | None) -> dict[str, Any]:
+    return {"name": names.public_name(name), "revision": revision, "licence": _licence(name)}
+
+
+def _licence(name: str) -> str | None:
+    """What the card of a local folder, or of a Hub model that was downloaded before, says; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    path: Any = Path(name) / "README.md"
+    if not path.is_file():
+        try:
+            path = try_to_load_from_cache(name, "README.md")
+        except HFValidationError:  # neither a folder nor a Hub id: the name of an architecture, say
+            return None
+    return licence_in(Path(path).read_text(encoding="utf-8")) if isinstance(path, str | Path) else None
+
+
+def licence_in(text: str) -> str | None:
+    """The licence in the YAML header of a card."""
+    from huggingface_hub import RepoCard
+    from ruamel.yaml.error import YAMLError as RuamelError
+    from yaml import YAMLError
+
+    try:
+        found = RepoCard(text, ignore_metadata_errors=True).data.get("license")
+    except (YAMLError, RuamelError, ValueError):  # a stranger's card may have any header
+        return None
+    return ", ".join(map(str, found)) if isinstance(found, list) else None if found is None else str(found)

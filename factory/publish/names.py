@@ -1,0 +1,63 @@
+"""Names for strangers: what a recipe says, without the paths of the machine that it was written on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from factory.recipe import Recipe
+
+_PLACES = {"dataset", "model"}  # keys whose value may be a folder without a slash in its name
+
+
+def public_name(model: str) -> str:
+    """A model's name for strangers: a Hub id (one slash at most, and no such folder here) as it is, a folder by its last part only."""
+    is_folder = model.count("/") > 1 or model.startswith((".", "~", "/")) or "\\" in model or Path(model).exists()
+    return Path(model.replace("\\", "/")).name if is_folder else model
+
+
+def generator_names(recipe: Recipe) -> list[str]:
+    """Each generator's model, or its kind where it has none, for strangers."""
+    return [public_name(str(getattr(generator, "model", generator.kind))) for generator in recipe.generator]
+
+
+def public(value: Any, key: str = "") -> tuple[Any, list[str]]:
+    """JSON values for strangers, and the dotted keys of those that named a place on this machine.
+
+    A local path is cut to its last part, a URL loses its user, password and query.
+    """
+    if isinstance(value, dict):
+        pairs = {name: public(own, f"{key}.{name}".lstrip(".")) for name, own in value.items()}
+        return {name: own for name, (own, _) in pairs.items()}, [place for _, places in pairs.values() for place in places]
+    if isinstance(value, list | tuple):
+        items = [public(own, f"{key}[{i}]") for i, own in enumerate(value)]
+        return [own for own, _ in items], [place for _, places in items for place in places]
+    if not isinstance(value, str):
+        return value, []
+    if "://" in value:
+        return _public_url(value), []
+    if _is_local(value, key.rpartition(".")[2]):
+        return Path(value.replace("\\", "/")).name, [key]
+    return value.replace(str(Path.home()), "~"), []
+
+
+def _public_url(text: str) -> str:
+    """Several URLs may stand in one text, as in a cascade of file systems or a sentence; all lose what may be secret."""
+
+    def cleaned(match: re.Match[str]) -> str:
+        parts = urlsplit(match[0])
+        if parts.scheme == "file":
+            return Path(parts.path).name
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+", cleaned, text)
+
+
+def _is_local(text: str, key: str) -> bool:
+    if not text.strip() or "\n" in text or len(text) > 1024:
+        return False
+    if text.startswith(("/", "~/", "./", "../", "\\\\")) or re.match(r"[A-Za-z]:[\\/]", text):
+        return True
+    return ("/" in text or key in _PLACES) and Path(text).exists()
