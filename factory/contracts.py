@@ -201,7 +201,8 @@ class Generator(Kind, ABC):
         """Load the models on a device. Raises UserError for a missing or unsafe model."""
 
 
-RULE_FIELDS = frozenset({"min", "max", "between", "keep_top", "per"})
+# A preset is there to fill in other fields, and those that change a score are in the identity themselves.
+RULE_FIELDS = frozenset({"min", "max", "between", "keep_top", "per", "preset"})
 
 
 @dataclass(frozen=True)
@@ -236,9 +237,13 @@ class Filter(Kind, ABC):
 
     @model_validator(mode="before")
     @classmethod
-    def _band_replaces_defaults(cls, values: Any) -> Any:
-        """A kind's own default min or max gives way to the recipe's band."""
-        return {"min": None, "max": None, **values} if isinstance(values, dict) and values.get("between") is not None else values
+    def _own_rule_replaces_defaults(cls, values: Any) -> Any:
+        """A kind's own default min or max gives way to the recipe's band, and its default share to the recipe's bounds."""
+        if not isinstance(values, dict):
+            return values
+        band = values.get("between") is not None
+        bounds = band or values.get("min") is not None or values.get("max") is not None
+        return {**({"keep_top": None} if bounds else {}), **({"min": None, "max": None} if band else {}), **values}
 
     @model_validator(mode="after")
     def _rule_makes_sense(self) -> Filter:

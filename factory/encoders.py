@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -313,6 +313,12 @@ class ParentEmbeddings:
                 self._chunks[number] = self._chunk(number)
             rows[row] = self._chunks[number][index % CHUNK]
         return rows
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """All rows in order, some at a time, float32 [<= 64, dim]; NaN where undecodable. None of them stays in memory."""
+        for number in range(-(-len(self._table) // CHUNK)):
+            known = self._chunks.get(number)
+            yield self._chunk(number) if known is None else known
 
     def _chunk(self, number: int) -> np.ndarray:
         span = range(number * CHUNK, min((number + 1) * CHUNK, len(self._table)))

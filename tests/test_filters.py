@@ -18,7 +18,7 @@ from factory.records import Example, Samples
 from tests.test_encoders import Table, directly, make_model, pictures
 
 NAMES = ["wren", "robin", "jay"]
-ALL = ["blank", "clip_similarity", "near_duplicate", "source_similarity", "undecodable", "zero_shot"]
+ALL = ["blank", "clip_similarity", "near_duplicate", "source_similarity", "undecodable", "zero_shot"]  # the rest is in test_scorers
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def score(kind: str, batch: Samples, table: Any = None, names: list[str] | None 
 
 
 def test_the_kinds_are_there_and_only_near_duplicate_is_whole() -> None:
-    assert kinds.names("filters") == ALL
+    assert set(ALL) <= set(kinds.names("filters"))
     assert [kind for kind in ALL if kinds.find("filters", kind, Filter).whole] == ["near_duplicate"]  # type: ignore[attr-defined]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.contracts import FilterContext
 from factory.encoders import Encoder
@@ -15,11 +16,34 @@ from factory.filters import _templates
 from factory.filters._encoded import EncodedFilter, cosine, encode
 from factory.records import Samples
 
+Preset = Literal["datacomp_b32", "laion_b32", "l14_top30"]
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "datacomp_b32": ("ViT-B-32/openai", {"min": 0.25}),
+    "laion_b32": ("ViT-B-32/openai", {"min": 0.28}),
+    "l14_top30": ("ViT-L-14/openai", {"keep_top": "30%", "per": "all"}),
+}
+
 
 class ClipSimilarity(EncodedFilter):
-    """score: cosine of image and prompt in [-1, 1] (Hessel et al. 2021 without their factor 2.5); NaN without a prompt."""
+    """score: cosine of image and prompt in [-1, 1] (Hessel et al. 2021 without their factor 2.5); NaN without a prompt.
 
+    Presets: datacomp_b32 and l14_top30 after DataComp (Gadre et al. 2023, arXiv 2304.14108), laion_b32 after LAION-5B (Schuhmann et al. 2022,
+    arXiv 2210.08402). OpenAI's CLIP weights are MIT.
+    """
+
+    preset: Preset | None = Field(
+        None, description="A published filter by name, which fills in model and rule; a key that is written beside it wins."
+    )
     prompt: str | None = Field(None, description="Text to compare with, of {label} and {prompt}; without it, each image's own prompt.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_fills_in(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("preset") not in PRESETS:
+            return values
+        model, rule = PRESETS[values["preset"]]
+        ruled = any(values.get(key) is not None for key in ("min", "max", "between", "keep_top"))
+        return {"model": model, **({} if ruled else rule), **values}
 
     @field_validator("prompt")
     @classmethod
