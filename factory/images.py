@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from factory.errors import Undecodable
 
@@ -59,15 +60,22 @@ def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(to_pil(image), (width, height), Image.Resampling.BICUBIC))
 
 
-def encode(image: np.ndarray, format: ImageFormat = "png", quality: int = 95) -> bytes:
-    """uint8 [H, W, 3] -> file bytes. PNG is lossless; quality (1 to 100) is for WebP and JPEG; WebP at 100 is lossless."""
+def encode(image: np.ndarray, format: ImageFormat = "png", quality: int = 95, xmp: bytes | None = None) -> bytes:
+    """uint8 [H, W, 3] -> file bytes. PNG is lossless; quality (1 to 100) is for WebP and JPEG; WebP at 100 is lossless.
+
+    xmp: an XMP packet to carry, where the format's standard has it: iTXt in PNG, APP1 in JPEG, the XMP chunk in WebP.
+    """
     out = io.BytesIO()
+    carried = {} if xmp is None else {"xmp": xmp}
     if format == "png":
-        to_pil(image).save(out, "PNG", compress_level=1)
+        chunks = PngInfo()
+        if xmp is not None:
+            chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        to_pil(image).save(out, "PNG", compress_level=1, pnginfo=chunks)
     elif format == "webp":
-        to_pil(image).save(out, "WEBP", quality=quality, lossless=quality == 100, method=4)
+        to_pil(image).save(out, "WEBP", quality=quality, lossless=quality == 100, method=4, **carried)
     else:
-        to_pil(image).save(out, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
+        to_pil(image).save(out, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2, **carried)
     return out.getvalue()
 
 

@@ -93,7 +93,8 @@ def test_dropping_rows_leaves_most_bytes_of_a_parquet_export_as_they_were(tmp_pa
     rows = list(make(2000, 24, 24))
     Parquet(shard_mb=1).write(rows, info(), tmp_path / "old")
     Parquet(shard_mb=1).write([row for i, row in enumerate(rows) if i not in dropped], info(), tmp_path / "new")
-    for what, least in (("files", 0.5 if len(dropped) == 1 else 0), ("column chunks", 0.7)):
+    few = len(dropped) == 1  # each place where rows are missing costs the group it was in, and seldom more than the next
+    for what, least in (("files", 0.5 if few else 0), ("column chunks", 0.7 if few else 0.6)):
         old, new = chunks(tmp_path / "old", what), chunks(tmp_path / "new", what)
         same = sum(size for digest, size in new.items() if digest in old)
         assert same >= least * sum(new.values()), f"of {what} only {same / sum(new.values()):.0%} are as they were"

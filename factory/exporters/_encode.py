@@ -10,21 +10,48 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from PIL import Image
+from pydantic import Field
 
 from factory import images
+from factory.contracts import Exporter
+from factory.exporters import _xmp
 
 SUFFIX: dict[images.ImageFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 _ORIENTATION = 274  # the EXIF tag
 
 
-def encoded(rows: Iterable[dict[str, Any]], format: images.ImageFormat, quality: int) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Each row with the bytes of its image, in the order of the rows; at most a few dozen images are in memory."""
+class ImageExporter(Exporter):
+    """A format that holds image files, and what each of these says of itself."""
+
+    image: images.ImageFormat = Field(
+        "png", description="png is lossless; webp is smaller, and lossless at quality 100; jpeg is read everywhere."
+    )
+    quality: int = Field(95, ge=1, le=100, description="For webp and jpeg.")
+    digital_source_type: _xmp.DigitalSourceType | None = Field(
+        "trainedAlgorithmicMedia",
+        description="IPTC digital source type that each image carries as XMP; compositeWith… is for real images with generated parts "
+        "(inpaint, outpaint); null writes none. Files that are passed on as they are stay unchanged.",
+    )
+
+    def encoded(self, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """Each row with the file bytes of its image, as these keys ask for."""
+        xmp = None if self.digital_source_type is None else _xmp.packet(self.digital_source_type)
+        return encoded(rows, self.image, self.quality, xmp)
+
+
+def encoded(
+    rows: Iterable[dict[str, Any]], format: images.ImageFormat, quality: int, xmp: bytes | None = None
+) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Each row with the bytes of its image, in the order of the rows; at most a few dozen images are in memory.
+
+    xmp: a packet for the images that were made here; a row that brings the file it was read from says nothing that this file did not.
+    """
     threads = min(8, os.cpu_count() or 1)
     waiting: deque[tuple[dict[str, Any], Future[bytes]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="factory-encode") as pool:
         try:
             for row in rows:
-                waiting.append((row, pool.submit(_bytes, row, format, quality)))
+                waiting.append((row, pool.submit(_bytes, row, format, quality, xmp)))
                 if len(waiting) > 4 * threads:
                     first, data = waiting.popleft()
                     yield first, data.result()
@@ -42,13 +69,13 @@ def size(data: bytes) -> tuple[int, int]:
     return picture.height, picture.width
 
 
-def _bytes(row: dict[str, Any], format: images.ImageFormat, quality: int) -> bytes:
+def _bytes(row: dict[str, Any], format: images.ImageFormat, quality: int, xmp: bytes | None) -> bytes:
     """The row's own file where it is one upright picture in this format, else its pixels encoded. Raises Undecodable."""
     own = row.get("bytes")
     if own is not None and _is_plain(own, format):
         return own
     image = row.get("image")
-    return images.encode(images.decode(row["bytes"]) if image is None else image, format, quality)
+    return images.encode(images.decode(row["bytes"]) if image is None else image, format, quality, xmp if own is None else None)
 
 
 def _is_plain(data: bytes, format: images.ImageFormat) -> bool:

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from factory.contracts import DatasetInfo, Exporter
+from factory.contracts import DatasetInfo
 from factory.errors import UserError
-from factory.exporters import _metadata, _names
+from factory.exporters import _encode, _metadata, _names
 from factory.images import ImageFormat
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Object:
     mask: np.ndarray | None = None
 
 
-class ObjectExporter(Exporter):
+class ObjectExporter(_encode.ImageExporter):
     """A format of objects. A dataset without boxes and masks is refused: a box round the whole image would be an annotation that nobody
     made, and would teach a detector that objects fill their image.
 
@@ -42,7 +42,6 @@ class ObjectExporter(Exporter):
     image: ImageFormat = Field(
         "jpeg", description="jpeg is read everywhere; png is lossless; webp is smaller, and lossless at quality 100."
     )
-    quality: int = Field(95, ge=1, le=100, description="For webp and jpeg.")
     box_names: list[str] | None = Field(
         None, min_length=1, description="Names of the numbers in box_labels, from 0; left out, the dataset's classes."
     )

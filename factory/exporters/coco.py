@@ -44,7 +44,7 @@ class Coco(_objects.ObjectExporter):
         ):
             out.write(self._head(names, info))
             annotation = 0
-            for number, (row, data) in enumerate(_encode.encoded(rows, self.image, self.quality)):
+            for number, (row, data) in enumerate(self.encoded(rows)):
                 size = _encode.size(data)
                 file = _objects.write_image(row, number, data, base, _encode.SUFFIX[self.image])
                 values = _metadata.values(row, info)

@@ -9,16 +9,13 @@ from typing import Any
 
 from pydantic import Field
 
-from factory.contracts import DatasetInfo, Exporter
+from factory.contracts import DatasetInfo
 from factory.exporters import _croissant, _encode, _metadata, _names
-from factory.images import ImageFormat
 
 
-class Folder(Exporter):
+class Folder(_encode.ImageExporter):
     """Writes <split>/<class>/<id>.png and <split>/metadata.jsonl with the class name and the provenance of each file."""
 
-    image: ImageFormat = Field("png", description="png is lossless; webp is smaller, and lossless at quality 100; jpeg is read everywhere.")
-    quality: int = Field(95, ge=1, le=100, description="For webp and jpeg.")
     croissant: bool = Field(True, description="Write croissant.json beside the files: Croissant metadata of the files and columns.")
 
     def write(self, rows: Iterable[dict[str, Any]], info: DatasetInfo, folder: Path) -> None:
@@ -34,7 +31,7 @@ class Folder(Exporter):
         for name in folders if info.class_names else ["images"]:
             (base / name).mkdir()
         with (base / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as lines:
-            for number, (row, data) in enumerate(_encode.encoded(rows, self.image, self.quality)):
+            for number, (row, data) in enumerate(self.encoded(rows)):
                 label = _metadata.label(row, info)
                 place = folders[label] if label >= 0 else "images"
                 name = _names.key(str(row.get("id", f"{number:08d}")))

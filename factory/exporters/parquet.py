@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from factory.contracts import DatasetInfo, Exporter
+from factory.contracts import DatasetInfo
 from factory.exporters import _croissant, _cuts, _encode, _features, _metadata
-from factory.images import ImageFormat
 
 GROUP_ROWS = 100  # on average, and twice as many at most: what a viewer reads for one page of images
 GROUP_BYTES = 32 << 20  # at most, so that large images do not fill the memory
@@ -22,7 +21,7 @@ GROUP_BYTES = 32 << 20  # at most, so that large images do not fill the memory
 CHUNKS = {"min_chunk_size": 256 << 10, "max_chunk_size": 1024 << 10, "norm_level": 0}
 
 
-class Parquet(Exporter):
+class Parquet(_encode.ImageExporter):
     """Writes data/<split>-00000-of-00003.parquet, … with the features (Image, ClassLabel, …) in the schema. Equal rows give equal bytes.
 
     Files, row groups and pages end where the content says so (content-defined chunking), so that after rows are dropped or added most
@@ -30,8 +29,6 @@ class Parquet(Exporter):
     """
 
     shard_mb: int = Field(256, ge=1, description="A file holds at most about this many megabytes of images, and three quarters at least.")
-    image: ImageFormat = Field("png", description="png is lossless; webp is smaller, and lossless at quality 100.")
-    quality: int = Field(95, ge=1, le=100, description="For webp and jpeg.")
     croissant: bool = Field(True, description="Write croissant.json beside the files: Croissant metadata of the files and columns.")
 
     def data_files(self, split: str) -> str:
@@ -42,7 +39,7 @@ class Parquet(Exporter):
         schema = _features.features(info).arrow_schema
         shards = _Shards(folder / "data", schema, self.shard_mb << 20, info.split)
         try:
-            for row, data in _encode.encoded(rows, self.image, self.quality):
+            for row, data in self.encoded(rows):
                 name = f"{row['id']}.{_encode.SUFFIX[self.image]}" if "id" in row else None
                 values = {key: _cell(row.get(key), info.columns.get(key)) for key in schema.names}
                 shards.add({**values, "image": {"bytes": data, "path": name}, **_label(row, info)}, data)

@@ -12,14 +12,14 @@ import numpy as np
 from pydantic import Field
 
 from factory import images
-from factory.contracts import DatasetInfo, Exporter
+from factory.contracts import DatasetInfo
 from factory.exporters import _croissant, _cuts, _encode, _metadata, _names
 from factory.images import ImageFormat
 
 _BLOCK, _RECORD = 512, 10_240  # bytes: a tar's members are padded to the one, the whole to the other
 
 
-class WebDataset(Exporter):
+class WebDataset(_encode.ImageExporter):
     """Writes data/<split>-00000.tar, …: for each row <id>.png, <id>.json, and <id>.cls, <id>.txt where rows have a class and a prompt.
 
     The json has the name of the image and of its class, and all columns; further images (masks) are <id>.mask.png. Equal rows give equal bytes: no
@@ -30,7 +30,6 @@ class WebDataset(Exporter):
     image: ImageFormat = Field(
         "webp", description="png is lossless; webp is smaller, and lossless at quality 100; jpeg is read everywhere."
     )
-    quality: int = Field(95, ge=1, le=100, description="For webp and jpeg.")
     croissant: bool = Field(True, description="Write croissant.json beside the files: Croissant metadata of the files and columns.")
 
     def data_files(self, split: str) -> str:
@@ -42,7 +41,7 @@ class WebDataset(Exporter):
         """
         tars = _Tars(folder / "data", info.split, self.shard_mb << 20)
         try:
-            for number, (row, data) in enumerate(_encode.encoded(rows, self.image, self.quality)):
+            for number, (row, data) in enumerate(self.encoded(rows)):
                 key = _names.key(str(row.get("id", f"{number:08d}")))
                 suffix = _encode.SUFFIX[self.image]
                 members = {suffix: data, **dict(_members(row, data, f"{key}.{suffix}", info))}

@@ -38,7 +38,7 @@ class Yolo(_objects.ObjectExporter):
         images.mkdir(parents=True)
         labels.mkdir(parents=True)
         with (images / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as lines:
-            for number, (row, data) in enumerate(_encode.encoded(rows, self.image, self.quality)):
+            for number, (row, data) in enumerate(self.encoded(rows)):
                 size = _encode.size(data)
                 objects = self.objects(row, names, info, size)
                 file = _objects.write_image(row, number, data, images, _encode.SUFFIX[self.image])
