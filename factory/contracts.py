@@ -196,6 +196,10 @@ class Generator(Kind, ABC):
         """Need -> one sentence why this generator cannot honour it, as far as is known without loading weights; for error messages."""
         return {}
 
+    def refuses(self, needs: frozenset[str]) -> str:
+        """One sentence why these needs, none of which is lacking, cannot be honoured at once or do not suffice; empty where they do."""
+        return ""
+
     @abstractmethod
     def open(self, device: str) -> OpenGenerator:
         """Load the models on a device. Raises UserError for a missing or unsafe model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,15 @@ def test_the_embedded_model_keeps_every_pixel_outside_the_mask() -> None:
 )
 def test_the_class_and_the_loaded_pipeline_give_one_answer(family: str, folder: Callable[[str], Path]) -> None:  # noqa: F811
     kind = Diffusers(model=str(folder(family)))
-    assert NEEDS.keys() - kind.lacks().keys() == kind.open("cpu").accepts  # type: ignore[attr-defined]
+    opened_kind = kind.open("cpu")
+    assert NEEDS.keys() - kind.lacks().keys() == opened_kind.accepts
+    for needs in map(frozenset, itertools.combinations(sorted(opened_kind.accepts), 2)):
+        try:
+            opened_kind.check(needs, [])
+            why = ""
+        except UserError as error:
+            why = str(error).removeprefix("generator: ")
+        assert why.startswith("generator.class_ids") or kind.refuses(needs) == why
 
 
 def test_nothing_is_claimed_about_a_model_that_is_not_here() -> None:

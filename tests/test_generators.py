@@ -413,6 +413,7 @@ def test_unknown_classes_are_named_and_never_guessed(folder: Callable[[str], Pat
         ("ddpm", {"text"}, "takes no prompt; it can take: nothing"),
         ("dit", set(), "makes images of a class, and the condition gives no class_label"),
         ("lumina2", {"image"}, "no image-to-image sibling"),
+        ("stable_diffusion_depth_and_colour", {"text"}, "LDM3DPipeline makes rgb, depth, nsfw_content_detected, not images"),
         ("kandinsky22", {"text", "image_embedding"}, r"cannot take image_embedding and text at once \(text would be lost\)"),
     ],
 )

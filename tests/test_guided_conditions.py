@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,55 @@ def test_an_impossible_condition_fails_at_plan_time_with_the_kinds_that_are_poss
     ):
         honour.check(recipe)
     honour.check(recipes.load(write_recipe(generator=f"{{model: {model}}}", condition="{kind: inpaint, area: random}")))
+
+
+def told(write_recipe: Any, folder: Path, condition: str, name: str, *parts: str, generator: str = "") -> str:
+    """What checking a recipe says about a pipeline class of which only the name and the components are known."""
+    folder.mkdir(exist_ok=True)
+    index = {"_class_name": name, **{part: ["diffusers", "Any"] for part in parts}}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    try:
+        honour.check(recipes.load(write_recipe(generator=f"{{model: {folder}{generator}}}", condition=condition)))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("name", "condition", "says"),
+    [
+        ("WanPipeline", "text", "WanPipeline makes frames, not images; conditions that it can honour: none"),
+        ("MarigoldDepthPipeline", "image", "makes prediction, uncertainty, latent, not images"),
+        ("StableCascadePriorPipeline", "text", "makes image_embeddings, .*, not images"),
+        ("AudioLDM2Pipeline", "text", "makes audios, not images"),
+        ("StableDiffusionAttendAndExcitePipeline", "text", "cannot be called without token_indices; .* can honour: none"),
+        ("DiTPipeline", "text", "takes no prompt; conditions that it can honour: class_label$"),
+        ("StableDiffusionXLAdapterPipeline", "text", "follows a control image, and the condition gives none; .* can honour: control$"),
+        ("KandinskyV22Pipeline", "{kind: image, strength: 0.5}", "cannot be called without image_embeds, negative_image_embeds"),
+        ("UnCLIPPipeline", "{kind: embedding}", "no way in for image embeddings; .* can honour: text$"),
+        ("StableDiffusionXLControlNetUnionPipeline", "{kind: image, strength: 0.5}", "follows a control image"),
+        ("SpectrogramDiffusionPipeline", "text", "cannot be imported: .*note-seq"),
+    ],
+)
+def test_a_class_that_cannot_do_it_is_refused_before_its_weights_are_there(
+    name: str, condition: str, says: str, write_recipe: Any, tmp_path: Path
+) -> None:
+    assert re.search(says, told(write_recipe, tmp_path / "model", condition, name))
+
+
+def test_what_the_call_needs_may_be_set_in_the_recipe(write_recipe: Any, tmp_path: Path) -> None:
+    name = "StableDiffusionAttendAndExcitePipeline"
+    assert "token_indices" in told(write_recipe, tmp_path / "model", "text", name)
+    assert not told(write_recipe, tmp_path / "model", "text", name, generator=", call: {token_indices: [1]}")
+    guided = ("prior_prior", "prior_image_encoder", "unet", "movq")
+    assert not told(write_recipe, tmp_path / "model", "{kind: embedding}", "KandinskyV22CombinedPipeline", *guided)
+    assert "once" in told(write_recipe, tmp_path / "model", "{kind: embedding, text: true}", "KandinskyV22CombinedPipeline", *guided)
+
+
+def test_the_control_pipeline_of_the_family_is_judged_where_nets_are_named(write_recipe: Any, tmp_path: Path) -> None:
+    nets = ", controlnets: [{model: a/b}]"
+    assert not told(write_recipe, tmp_path / "model", "control", "StableDiffusionPipeline", generator=nets)
+    assert "use condition: control" in told(write_recipe, tmp_path / "model", "text", "StableDiffusionPAGPipeline", generator=nets)
 
 
 def test_an_image_folder_of_a_stress_set_is_no_source(write_recipe: Any, tmp_path: Path) -> None:

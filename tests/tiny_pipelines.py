@@ -135,6 +135,13 @@ def stable_diffusion() -> Any:
     )
 
 
+def stable_diffusion_depth_and_colour() -> Any:
+    """Makes images and depth maps, under other names than any other pipeline."""
+    return diffusers.StableDiffusionLDM3DPipeline(
+        vae(), text_encoder(), clip_tokenizer(), unet(), ddim(), safety_checker=None, feature_extractor=None, image_encoder=None
+    )
+
+
 def stable_diffusion_with_encoder() -> Any:
     """With an image encoder, so that an image-prompt adapter can be loaded; write its weights with `ip_adapter`."""
     return diffusers.StableDiffusionPipeline(
@@ -662,6 +669,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     builder.__name__: builder
     for builder in (
         stable_diffusion,
+        stable_diffusion_depth_and_colour,
         stable_diffusion_with_encoder,
         stable_diffusion_inpaint,
         latent_consistency,

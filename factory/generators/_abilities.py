@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from factory.contracts import NEEDS
 from factory.errors import UserError
-from factory.generators import _controls, _embed, _labels, _modes
+from factory.generators import _controls, _embed, _labels, _modes, _together
 from factory.generators._arguments import guidance_name, parameters
+from factory.generators._outputs import other_than_images
 from factory.generators._source import pipeline_class, read_index
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Abilities:
-    """What is true of one pipeline. known: the names of its call's parameters.  adapted: an image-prompt adapter is loaded."""
+    """What is true of one pipeline.
+
+    known: the names of its call's parameters.  adapted: an image-prompt adapter is loaded.  makes: what it makes in place of images.
+    """
 
     name: str
     known: frozenset[str]
@@ -31,10 +35,13 @@ class Abilities:
     adapted: bool
     adaptable: bool
     guided: bool
+    makes: str = ""
 
     def why_not(self, need: str) -> str:
         """One sentence for an error message: why this pipeline cannot take a need; empty where it can."""
         name = self.name
+        if self.makes:
+            return f"{name} makes {self.makes}, not images"
         if need == "text" and not {"prompt", "prompts"} & self.known:
             return f"{name} takes no prompt"
         if need == "class_label" and not self.class_labels:
@@ -73,37 +80,58 @@ def of_pipeline(pipe: Any, modes: _modes.Modes, kind: Diffusers) -> Abilities:
         adapted=adapted,
         adaptable=hasattr(pipe, "load_ip_adapter"),
         guided=guidance_name(pipe) is not None,
+        makes=other_than_images(pipe),
     )
 
 
 def of_class(found: type, index: Mapping[str, Any], kind: Diffusers) -> Abilities:
     """The same from a class and its components' names alone: what only weights or configurations tell is taken to be so."""
     known = parameters(found)
-    parts = {name for name, value in index.items() if isinstance(value, list) and value and value[0]}
     adapted = kind.ip_adapter is not None
-    encodes = hasattr(found, "encode_image") or "image_encoder" in parts
-    embeds = bool({"image_embeds", "image_embeddings"} & known.keys()) and encodes
     return Abilities(
         name=found.__name__,
         known=frozenset(known),
         class_labels="class_labels" in known,
         starts_from_image=_modes.sibling_class(found, _modes.FROM_IMAGE) is not None,
         inpaints=_modes.sibling_class(found, _modes.INPAINT) is not None,
-        controlled=_controls.argument(found) is not None or bool(kind.controlnets),
-        embeds=embeds or (adapted and "ip_adapter_image_embeds" in known) or any(part.startswith("prior_") for part in parts),
+        controlled=_controls.argument(found) is not None,
+        embeds=_embed.target_class(found, _parts(index), adapted) is not None,
         adapted=adapted,
         adaptable=hasattr(found, "load_ip_adapter"),
         guided=guidance_name(found) is not None,
+        makes=other_than_images(found),
     )
 
 
 def lacks(kind: Diffusers) -> dict[str, str]:
     """Need -> why not, without loading weights or asking the network; {} where the model is not on this machine or cannot be read."""
     index = _index(kind)
-    if index is None or isinstance(index["_class_name"], list):
+    if index is None:
         return {}
-    abilities = of_class(pipeline_class(index, kind.model), index, kind)
+    abilities = of_class(_class_of(index, kind), index, kind)
     return {need: why for need in NEEDS if (why := abilities.why_not(need))}
+
+
+def refuses(kind: Diffusers, needs: frozenset[str]) -> str:
+    """Why these needs, each of which the model could take, cannot be taken at once or are not enough; empty where they can."""
+    index = _index(kind)
+    if index is None:
+        return ""
+    found = _class_of(index, kind)
+    mode = _modes.class_for(found, needs)
+    parts = _parts(index)
+    target = _embed.target_class(mode, parts, kind.ip_adapter is not None) if "image_embedding" in needs else None
+    return _together.why_not(mode, target or mode, needs, kind, embeds=target is not None)
+
+
+def _class_of(index: dict[str, Any], kind: Diffusers) -> type:
+    """The class that would be loaded: with ControlNets, the family's ControlNet pipeline."""
+    found = pipeline_class(index, kind.model)
+    return _controls.attached_class(found) if kind.controlnets else found
+
+
+def _parts(index: Mapping[str, Any]) -> set[str]:
+    return {name for name, value in index.items() if isinstance(value, list) and value and value[0]}
 
 
 def _index(kind: Diffusers) -> dict[str, Any] | None:
@@ -118,6 +146,7 @@ def _index(kind: Diffusers) -> dict[str, Any] | None:
             return None
         path = Path(cached)
     try:
-        return read_index(path, kind.model)
+        index = read_index(path, kind.model)
     except UserError:  # loading will say it with everything else that is wrong
         return None
+    return None if isinstance(index["_class_name"], list) else index  # code of its own: only loading can tell

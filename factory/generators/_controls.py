@@ -42,6 +42,15 @@ def attach(pipe: Any, kind: Diffusers, dtype: Any) -> Any:
         raise UserError(f"generator.controlnets: {name} cannot be made from {type(pipe).__name__}: {last_line(error)}") from error
 
 
+def attached_class(found: type) -> type:
+    """The class that `attach` would make of a pipeline class; the same one where diffusers has none, as loading will say."""
+    import diffusers
+
+    ending = "PAGPipeline" if "PAG" in found.__name__ else "Pipeline"
+    name = found.__name__ if "ControlNet" in found.__name__ else found.__name__.replace(ending, f"ControlNet{ending}")
+    return getattr(diffusers, name) if name in dir(diffusers) else found
+
+
 def for_each(pictures: list[Any], nets: int) -> list[Any]:
     """One batch of control images for each of several nets, as tensors [B, 3, H, W] in [0, 1].
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,29 @@ def find(pipe: Any, adapted: bool) -> EmbedRoute | None:
     ):
         return _Combined(prior, decoder)
     return None
+
+
+def target_class(found: type, parts: Set[str], adapted: bool) -> type | None:
+    """The class that `find` would call with embeddings, from a pipeline class and the names of its components; None where there is no way in."""
+    parameters = inspect.signature(found.__call__).parameters
+    if "ip_adapter_image_embeds" in parameters and adapted:
+        return found
+    if {"image_embeds", "image_embeddings"} & parameters.keys() and (hasattr(found, "encode_image") or "image_encoder" in parts):
+        return found
+    prior, decoder = (_made_in_init(found, name) for name in ("prior_pipe", "decoder_pipe"))
+    if hasattr(prior, "get_zero_embed") and decoder and "negative_image_embeds" in inspect.signature(decoder.__call__).parameters:
+        return decoder
+    return None
+
+
+def _made_in_init(found: type, attribute: str) -> type | None:
+    """The class of which a combined pipeline's __init__ makes one of its attributes."""
+    try:
+        source = inspect.getsource(found.__init__)  # type: ignore[misc]
+    except (OSError, TypeError):  # made without a source, or without an __init__ of its own
+        return None
+    match = re.search(rf"self\.{attribute}\s*=\s*(\w+)\(", source)
+    return getattr(sys.modules[found.__module__], match[1], None) if match else None
 
 
 def mix(route: EmbedRoute, inputs: Sequence[Inputs]) -> Any:

@@ -137,14 +137,14 @@ def return_names(method: Callable[..., Any]) -> list[str | None]:
     except (OSError, TypeError, SyntaxError):
         return []
     function = next((node for node in tree.body if isinstance(node, ast.FunctionDef)), None)
-    values = [node.value for node in _own_nodes(function) if isinstance(node, ast.Return) and node.value is not None] if function else []
+    values = [node.value for node in own_nodes(function) if isinstance(node, ast.Return) and node.value is not None] if function else []
     if not values:
         return []
     last = values[-1]
     return [_name(element) for element in (last.elts if isinstance(last, ast.Tuple) else [last])]
 
 
-def _own_nodes(function: ast.FunctionDef) -> list[ast.AST]:
+def own_nodes(function: ast.FunctionDef) -> list[ast.AST]:
     """The nodes of a function in the order of the source, without those of functions defined inside it."""
     nodes: list[ast.AST] = []
     waiting: list[ast.AST] = list(reversed(function.body))

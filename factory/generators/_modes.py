@@ -57,8 +57,28 @@ def sibling_class(found: type, names: frozenset[str]) -> type | None:
         return found
     _, infix = _TASKS[names]
     table = {"Img2Img": auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, "Inpaint": auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING}[infix]
-    near = auto_pipeline._get_task_class(table, found.__name__, throw_error_if_not_exist=False) or _namesake_class(found, infix)
+    listed = auto_pipeline._get_task_class(table, found.__name__, throw_error_if_not_exist=False)
+    near = listed if listed is not None and _lends_all(found, listed) else _namesake_class(found, infix)
     return near if near is not None and _takes(near, names) else None
+
+
+def _lends_all(found: type, near: type) -> bool:
+    """Whether one class's components are all that the other is made of: a combined pipeline cannot be made from its decoder."""
+    optional = set(getattr(near, "_optional_components", []))
+    wanted = {name for name, one in inspect.signature(near).parameters.items() if one.default is one.empty} - optional
+    return wanted <= inspect.signature(found).parameters.keys()
+
+
+def class_for(found: type, needs: frozenset[str]) -> type:
+    """The class that would be called for these needs, as `Modes` would choose it."""
+    if needs & {"mask", "image"}:
+        return sibling_class(found, INPAINT if "mask" in needs else FROM_IMAGE) or found
+    from diffusers.pipelines import auto_pipeline
+
+    if not _takes(found, FROM_IMAGE):
+        return found
+    table = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+    return auto_pipeline._get_task_class(table, found.__name__, throw_error_if_not_exist=False) or found
 
 
 def _takes(pipe: Any, names: frozenset[str]) -> bool:

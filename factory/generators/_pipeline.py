@@ -10,12 +10,13 @@ import numpy as np
 
 from factory.contracts import NEEDS
 from factory.errors import UserError
-from factory.generators import _abilities, _controls, _embed, _labels, _windows
+from factory.generators import _abilities, _controls, _embed, _labels, _together, _windows
 from factory.generators._arguments import guidance_name, guided, needs_prompt, negative_prompt, parameters, settled
 from factory.generators._encode import PromptMemo, Split
 from factory.generators._load import Loaded, out_of_memory, place, quiet
 from factory.generators._modes import Modes
 from factory.generators._noise import fenced, generators
+from factory.generators._outputs import images_of
 from factory.generators._sizes import fit, fit_masks, own_size
 from factory.images import from_output
 from factory.records import Inputs
@@ -54,13 +55,13 @@ class OpenDiffusers:
                 f"generator: the condition needs {need}, but {self.can.why_not(need)}; it can take: {', '.join(sorted(self.accepts)) or 'nothing'}"
             )
         pipe = self._mode(needs)
-        self._refuse_missing(pipe, needs)
         route = self._route(pipe) if "image_embedding" in needs else None
         target = route.target if route else pipe
-        self._refuse_together(target, needs, route)
+        why = _together.why_not(pipe, target, needs, self.kind, embeds=route is not None)
+        if why:
+            raise UserError(f"generator: {why}")
         settings = settled(target, self.kind, resizes=bool(needs & {"image", "mask"})) | _controls.settings(target, self.kind)
         ids = _labels.match(self.base, class_names, self.kind.class_ids) if "class_label" in needs else None
-        self._refuse_unset(target, needs, route, settings)
         with quiet():
             if self._placed is not pipe:
                 place(pipe, self.kind, self.device)
@@ -120,43 +121,6 @@ class OpenDiffusers:
 
     def _route(self, pipe: Any) -> _embed.EmbedRoute | None:
         return _embed.find(pipe, adapted=self.kind.ip_adapter is not None)
-
-    def _refuse_missing(self, pipe: Any, needs: frozenset[str]) -> None:
-        """Refuse a condition that leaves out what the pipeline cannot do without."""
-        known, name = parameters(pipe), type(pipe).__name__
-        if "class_labels" in known and known["class_labels"].default is known["class_labels"].empty and "class_label" not in needs:
-            raise UserError(f"generator: {name} makes images of a class, and the condition gives no class_label; choose one that does")
-        embeds = {"image", "image_embeds"} <= known.keys() and "strength" not in known
-        if "control" not in needs and _controls.argument(pipe) is not None:
-            raise UserError(f"generator: {name} follows a control image, and the condition gives none; use condition: control")
-        if "image_embedding" not in needs and (embeds or self.kind.ip_adapter):
-            what = "an ip_adapter is loaded" if self.kind.ip_adapter else f"{name} is steered by image embeddings"
-            raise UserError(f"generator: {what}, and the condition gives no image_embedding; choose one that does")
-
-    def _refuse_together(self, target: Any, needs: frozenset[str], route: _embed.EmbedRoute | None) -> None:
-        """Refuse needs that are honoured one by one and not at once: the second would be dropped without a word."""
-        dropped = {"text": "prompt", "image": "image", "class_label": "class_labels", "mask": "mask_image"}
-        lost = [need for need, name in dropped.items() if need in needs and name not in parameters(target)]
-        lost += ["control"] if "control" in needs and _controls.argument(target) is None else []
-        lost += ["image_embedding"] if "image_embedding" in needs and route is None else []
-        if lost:
-            raise UserError(
-                f"generator: {type(self.base).__name__} cannot take {' and '.join(sorted(needs))} at once "
-                f"({lost[0]} would be lost); choose a condition with fewer"
-            )
-
-    def _refuse_unset(self, pipe: Any, needs: frozenset[str], route: _embed.EmbedRoute | None, settings: dict[str, Any]) -> None:
-        given = {"prompt", "generator", "batch_size", *settings}
-        given |= {"class_labels"} if "class_label" in needs else set()
-        given |= {"image", "strength"} if needs & {"image", "mask"} else set()
-        given |= {"mask_image"} if "mask" in needs else set()
-        given |= {str(_controls.argument(pipe))} if "control" in needs else set()
-        given |= {"image_embeds", "image_embeddings", "negative_image_embeds"} if route else set()
-        unset = [name for name, one in parameters(pipe).items() if one.default is one.empty and name not in given]
-        if unset:
-            raise UserError(
-                f"generator.call: {type(pipe).__name__} cannot be called without {', '.join(unset)}; set it there, or choose another pipeline"
-            )
 
     def _make(self, seeds: Sequence[int], inputs: Sequence[Inputs]) -> list[np.ndarray]:
         """Denoise one batch, in as few calls as this pipeline allows without one image depending on another."""
@@ -273,14 +237,18 @@ class OpenDiffusers:
         return None
 
     def _images(self, result: Any, size: int) -> list[np.ndarray]:
-        if not hasattr(result, "images"):
+        made = images_of(result)
+        if made is None:
             raise UserError(
                 f"generator.model: {type(self._pipe).__name__} makes {', '.join(vars(result)) or type(result).__name__}, not images; "
                 "choose the pipeline that ends in images"
             )
-        images = from_output(result.images)
+        images = from_output(made)
         if len(images) != size:
-            raise ValueError(f"{type(self._pipe).__name__} made {len(images)} images for {size} requests")
+            raise UserError(
+                f"generator.model: {type(self._pipe).__name__} made {len(images)} images for {size} requests; "
+                "choose a pipeline that makes one image of a prompt"
+            )
         flags = sum(map(bool, getattr(result, "nsfw_content_detected", None) or []))
         if flags:
             self.flagged += flags

@@ -77,9 +77,11 @@ def pipeline_class(index: dict[str, Any], model: str) -> Any:
         return diffusers.DiffusionPipeline
     if name in dir(diffusers):
         try:
-            return getattr(diffusers, name)
+            found = getattr(diffusers, name)
+            getattr(found, "config_name", None)  # a stand-in for a class whose library is not installed tells so when it is touched
+            return found
         except (ImportError, RuntimeError) as error:
-            raise UserError(f"generator.model: {model} needs {name}, which cannot be imported: {last_line(error)}") from error
+            raise UserError(f"generator.model: {model} needs {name}, which cannot be imported: {' '.join(str(error).split())}") from error
     for library in sorted(_libraries(index)):  # diffusers takes component classes only from modules that are imported already
         if library.startswith(_OWN):
             importlib.import_module(library)

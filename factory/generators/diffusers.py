@@ -138,6 +138,12 @@ class Diffusers(Generator):
 
         return _abilities.lacks(self)
 
+    def refuses(self, needs: frozenset[str]) -> str:
+        """As `lacks`, for needs together: what the call cannot do without, and what it would drop."""
+        from factory.generators import _abilities
+
+        return _abilities.refuses(self, needs)
+
     def open(self, device: str) -> OpenDiffusers:
         """Load the pipeline. Raises UserError for a missing, unsafe or unknown model."""
         from factory.generators._load import load
