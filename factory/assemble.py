@@ -36,8 +36,12 @@ def decide(recipe: Recipe, store: Store, shards: Shards, rows: dict[str, np.ndar
 
     rows: label and ordinal, int32 [N], of all rows in order.  quota: class index -> rows to keep at most.
     """
-    rules = [_rule(f, name, store, shards) for name, f in recipe.named_filters()]
-    return select.decide(rows["label"], rules, quota, rows["ordinal"])
+    return select.decide(rows["label"], rules(recipe, store, shards), quota, rows["ordinal"])
+
+
+def rules(recipe: Recipe, store: Store, shards: Shards) -> list[select.Rule]:
+    """Each filter's rule over its stored columns, in the recipe's order. Raises UserError where a filter has not scored."""
+    return [_rule(f, name, store, shards) for name, f in recipe.named_filters()]
 
 
 def write_down(store: Store, rows: dict[str, np.ndarray], selection: select.Selection) -> None:

@@ -30,6 +30,7 @@ COMMANDS = (
     "preview",
     "build",
     "select",
+    "report",
     "train",
     "large",
     "schema",

@@ -1,0 +1,143 @@
+"""Numbers of an evaluation as the page draws them: points in drawing units, ticks, and rows of words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+ARMS = {
+    "real": "real images",
+    "real_strong": "real, strong augmentation",
+    "real_synthetic": "real + synthetic",
+    "synthetic": "synthetic alone",
+}
+FLAT = ("real", "real_strong")  # arms without synthetic images: one value whatever the ratio
+MOST_CHARTS = 4
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 310, 46, 16, 14, 52
+
+
+def percent(rows: list[dict[str, Any]]) -> float:
+    """What accuracies are multiplied by to be percent: 100, or 1 where a value above 1 shows that they are percent already."""
+    return 1.0 if any((row.get("accuracy_mean") or 0) > 1 for row in rows) else 100.0
+
+
+def accuracy(utility: dict[str, Any]) -> list[dict[str, Any]]:
+    """One chart for each number of labels a class: accuracy against the ratio of synthetic to real images, of the main classifier."""
+    rows = [row for row in utility.get("rows", []) if row.get("accuracy_mean") is not None]
+    main = utility.get("classifier")
+    own = [row for row in rows if row.get("classifier", main) == main] or rows
+    scale = percent(rows)
+    amounts = list(dict.fromkeys(row.get("labels") for row in own))[:MOST_CHARTS]
+    return [_chart(amount, [row for row in own if row.get("labels") == amount], scale) for amount in amounts]
+
+
+def _chart(amount: int | None, rows: list[dict[str, Any]], scale: float) -> dict[str, Any]:
+    ratios = sorted({float(row.get("ratio") or 0) for row in rows if row["arm"] not in FLAT}) or [0.0]
+    ends = [row["accuracy_mean"] * scale + side * (row.get("ci95") or 0) * scale for row in rows for side in (-1, 1)]
+    ticks = _ticks(max(0.0, min(ends)), min(100.0, max(ends)))
+    low, high = ticks[0], ticks[-1]
+
+    def x(ratio: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (ratios.index(ratio) + 0.5) / len(ratios)
+
+    def y(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (float(np.clip(value, low, high)) - low) / (high - low))
+
+    series = []
+    for arm, label in ARMS.items():
+        points = []
+        for row in sorted((row for row in rows if row["arm"] == arm), key=lambda row: float(row.get("ratio") or 0)):
+            mean, half = row["accuracy_mean"] * scale, (row.get("ci95") or 0) * scale
+            place = x(float(row.get("ratio") or 0)) if arm not in FLAT else 0.0
+            points.append({"x": place, "y": y(mean), "top": y(mean + half), "bottom": y(mean - half), "text": _value(mean, row, scale)})
+        if points:
+            series.append({"arm": arm, "label": label, "flat": arm in FLAT, "points": points})
+    return {
+        "labels": amount,
+        "series": series,
+        "x_ticks": [{"at": x(ratio), "text": f"{ratio:g}"} for ratio in ratios],
+        "y_ticks": [{"at": y(value), "text": f"{value:g}"} for value in ticks],
+    }
+
+
+def _value(mean: float, row: dict[str, Any], scale: float) -> str:
+    half = row.get("ci95")
+    return f"{mean:.1f}" + (f" ± {half * scale:.1f}" if half is not None else "")
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to eight round values that enclose [low, high]."""
+    span = max(high - low, 1.0)
+    magnitude = 10 ** np.floor(np.log10(span / 4))
+    step = float(next(m * magnitude for m in (1, 2, 2.5, 5, 10) if span / (m * magnitude) <= 6))
+    first, last = np.floor(low / step), np.ceil((high + 1e-9) / step)
+    return [round(float(i * step), 6) for i in np.arange(first, max(last, first + 1) + 1)]
+
+
+def arms(utility: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the utility table in words; accuracies in percent."""
+    rows = [row for row in utility.get("rows", []) if row.get("accuracy_mean") is not None]
+    scale = percent(rows)
+    groups = ("many", "medium", "few")
+    return [
+        {
+            "arm": ARMS.get(row["arm"], row["arm"]),
+            "classifier": row.get("classifier") or utility.get("classifier") or "",
+            "labels": "" if row.get("labels") is None else str(row["labels"]),
+            "ratio": "–" if row["arm"] in FLAT else f"{row.get('ratio') or 0:g}",
+            "accuracy": _value(row["accuracy_mean"] * scale, row, scale),
+            **{name: "" if row.get(name) is None else f"{row[name] * scale:.1f}" for name in groups},
+        }
+        for row in rows
+    ]
+
+
+def _compared(utility: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The rows (without, with synthetic images) whose classes are compared: of the main classifier and its best ratio."""
+    rows = [row for row in utility.get("rows", []) if row.get("per_class") and row.get("accuracy_mean") is not None]
+    main = utility.get("classifier")
+    rows = [row for row in rows if row.get("classifier", main) == main]
+    helped = max((row for row in rows if row["arm"] == "real_synthetic"), key=lambda row: row["accuracy_mean"], default=None)
+    if helped is None:
+        return None
+    same = [row for row in rows if row.get("labels") == helped.get("labels")]
+    plain = [row for arm in reversed(FLAT) for row in same if row["arm"] == arm]
+    return (plain[0], helped) if plain and len(plain[0]["per_class"]) == len(helped["per_class"]) else None
+
+
+def per_class_names(utility: dict[str, Any]) -> tuple[str, str] | None:
+    """The two columns of `per_class`, None where nothing can be compared."""
+    pair = _compared(utility)
+    return None if pair is None else (f"accuracy: {ARMS[pair[0]['arm']]}", f"{ARMS[pair[1]['arm']]} {pair[1].get('ratio') or 0:g} : 1")
+
+
+def per_class(utility: dict[str, Any]) -> list[tuple[str, str]]:
+    """For each class the accuracy (without, with) synthetic images in percent; empty where nothing can be compared."""
+    pair = _compared(utility)
+    if pair is None:
+        return []
+    scale = percent(utility["rows"])
+    texts = [["" if value is None else f"{value * scale:.1f}" for value in row["per_class"]] for row in pair]
+    return list(zip(*texts, strict=True))
+
+
+FIDELITY = {
+    "frechet": "Fréchet ↓", "kernel": "kernel ↓", "precision": "precision ↑", "recall": "recall ↑", "density": "density ↑",
+    "coverage": "coverage ↑", "vendi": "Vendi ↑", "clip_score": "CLIP score ↑",
+}  # fmt: skip
+
+
+def fidelity(section: dict[str, Any]) -> dict[str, Any]:
+    """The fidelity table: its columns that hold anything, and rows of (class, [(value, the same between real images)])."""
+    rows = section.get("rows", [])
+    columns = [name for name in FIDELITY if any(row.get(name) is not None for row in rows)]
+    lines = [(row.get("class") or "all", [(short(row.get(c)), short(row.get(f"{c}_real"))) for c in columns]) for row in rows]
+    return {"columns": [FIDELITY[name] for name in columns], "rows": lines}
+
+
+def short(value: Any) -> str:
+    """A number in at most four digits, other values as they are; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:,.0f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,174 @@
+"""The story of `factory report`: facts, pictures and scores of a run into one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from factory import __version__, publish
+from factory.files import write_atomically
+from factory.page import charts, facts, pictures, scores
+from factory.page.facts import Run
+
+
+def write(folder: Path, out: Path) -> dict[str, Any]:
+    """Write the page of a finished run. Returns {page, bytes, rows, rows_in_page}. Raises UserError."""
+    run = facts.read(folder)
+    rows = scores.sample(run)
+    shown = str(folder) if not folder.is_absolute() else folder.name
+    page = html(run, rows, shown, pictures.album(run, rows))
+    write_atomically(out, lambda path: _write_text(path, page))
+    return {"page": str(out), "bytes": out.stat().st_size, "rows": len(run.labels), "rows_in_page": len(rows)}
+
+
+def summary(result: dict[str, Any]) -> str:
+    """What was written, in a few lines for a terminal."""
+    lines = [f"page   {result['page']}   {result['bytes'] / 1e6:.1f} MB, opens in any browser, offline"]
+    if result["rows_in_page"] < result["rows"]:
+        lines.append(f"rows   an even sample of {result['rows_in_page']} of {result['rows']}: counts move approximately")
+    return "\n".join(lines)
+
+
+def html(run: Run, rows: np.ndarray, name: str, album: pictures.Album) -> str:
+    """The page. Every text of the run (prompts, class names, an evaluation's words) is escaped.
+
+    rows: which rows' scores it carries.  name: the run folder as commands name it.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("factory.page", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["short"] = charts.short
+    evaluation = run.evaluation or {}
+    utility, memorisation = evaluation.get("utility"), evaluation.get("memorisation")
+    return environment.get_template("page.html.j2").render(
+        run=run,
+        report=run.report,
+        command=name,
+        payload=scores.payload(run, rows, f"factory select {name}"),
+        album=album,
+        families_have_parents=any(child.parents for child in album.families),
+        position={int(row): i for i, row in enumerate(rows)},
+        tiles=_tiles(run),
+        verdict=_verdict(run),
+        evaluation=evaluation,
+        charts=charts.accuracy(utility) if utility else [],
+        arms=charts.arms(utility) if utility else [],
+        fidelity=charts.fidelity(evaluation["fidelity"]) if evaluation.get("fidelity") else None,
+        pairs=pictures.pairs(run.store.folder, memorisation) if memorisation else [],
+        accuracy_names=charts.per_class_names(utility) if utility else None,
+        balance=_balance(run, charts.per_class(utility) if utility else []),
+        prompts=_prompts(run.report.get("prompts") or {}),
+        made_by=_made_by(run),
+        cost=_cost(run),
+        size=(charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.RIGHT, charts.TOP, charts.BOTTOM),
+        version=__version__,
+        today=datetime.date.fromtimestamp(time.time()).isoformat(),
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _verdict(run: Run) -> dict[str, Any]:
+    """tone: yes, no, unsure or unmeasured.  headline, text: the evaluation's words.  numbers: (what, value)."""
+    verdict = (run.evaluation or {}).get("verdict")
+    if not verdict:
+        text = "No classifier has been trained with these images yet, so nobody knows whether they help."
+        return {"tone": "unmeasured", "headline": "Not measured yet", "text": text, "numbers": []}
+    use = verdict.get("use")
+    tone, headline = {True: ("yes", "Use it"), False: ("no", "Do not use it")}.get(use, ("unsure", "No clear answer"))
+    rows = ((run.evaluation or {}).get("utility") or {}).get("rows", [])
+    scale = charts.percent(rows) if rows else 100.0
+    numbers = []
+    if verdict.get("gain") is not None:
+        half = verdict.get("ci95")
+        numbers.append(("gain in points", f"{verdict['gain'] * scale:+.1f}" + (f" ± {half * scale:.1f}" if half is not None else "")))
+    if use and verdict.get("ratio") is not None:
+        numbers.append(("synthetic : real", f"{verdict['ratio']:g} : 1"))
+    return {"tone": tone, "headline": headline, "text": verdict.get("text") or "", "numbers": numbers}
+
+
+def _tiles(run: Run) -> list[tuple[str, str]]:
+    """(what, value): the numbers that come first."""
+    made, kept = len(run.labels), int(run.selection.keep.sum())
+    seconds = float(run.report.get("worker_seconds") or 0)
+    lines = [("images kept", f"{kept:,}"), ("generated", f"{made:,}"), ("yield", f"{kept / made:.0%}" if made else "–")]
+    lines += [("classes", f"{len(run.quota):,}"), ("worker time", duration(seconds))]
+    return lines + ([("images per second", charts.short(made / seconds))] if seconds else [])
+
+
+def _balance(run: Run, accuracy: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """For each class: real images it could be conditioned on, wanted, generated, kept, and (accuracy without, with) where measured."""
+    real = run.store.run()["identity"]["source"]["real"]
+    lines = []
+    for i, (c, wanted) in enumerate(sorted(run.quota.items())):
+        own = run.labels == c
+        lines.append(
+            {
+                "name": run.class_name(c),
+                "real": real[c] if 0 <= c < len(real) else None,
+                "wanted": wanted,
+                "generated": int(own.sum()),
+                "kept": int((own & run.selection.keep).sum()),
+                "accuracy": accuracy[i] if i < len(accuracy) else ("", ""),
+            }
+        )
+    return lines
+
+
+def _prompts(section: dict[str, Any]) -> list[tuple[str, str]]:
+    """(what, value) of the prompts in use: how many, which cells of the axes they fill, how different they are."""
+    facts = [("prompts made", section.get("made")), ("near-duplicates dropped", section.get("dropped")), ("in use", section.get("used"))]
+    coverage, diversity = section.get("coverage") or {}, section.get("diversity") or {}
+    if coverage.get("cells", 0) > 1:
+        facts += [("cells of the axes", coverage.get("cells")), ("filled, mean of the classes", coverage.get("filled_mean"))]
+        facts += [("filled, least class", coverage.get("filled_least"))]
+    facts += [("effective number (Vendi)", diversity.get("vendi")), ("mean cosine distance", diversity.get("mean_cosine_distance"))]
+    return [(what, charts.short(value)) for what, value in facts if value is not None]
+
+
+def _made_by(run: Run) -> list[tuple[str, str]]:
+    """(what, value): source, generators, condition, prompts; folders by their last part only."""
+    source = run.recipe.source
+    lines = [("source", publish.public_name(str(getattr(source, "dataset", source.kind))))]
+    for generator, name in zip(run.recipe.generator, publish.generator_names(run.recipe), strict=True):
+        settings = [f"{key} {getattr(generator, key)}" for key in ("steps", "guidance") if getattr(generator, key, None) is not None]
+        lines.append(("generator", ", ".join([name, *settings])))
+    lines.append(("condition", run.recipe.condition.kind))
+    text = getattr(run.recipe.prompts, "text", None)
+    lines.append(("prompts", f"{run.recipe.prompts.kind}: {text}" if text else run.recipe.prompts.kind))
+    lines += [(f"sweep {name}", ", ".join(f"{value:g}" for value in values)) for name, values in run.recipe.sweep.items()]
+    lines += [("plan", str(run.report.get("plan", "")))]
+    lines += [(package, version) for package, version in (run.report.get("versions") or {}).items()]
+    return lines
+
+
+def _cost(run: Run) -> list[tuple[str, str]]:
+    seconds = float(run.report.get("worker_seconds") or 0)
+    made, kept = len(run.labels), int(run.selection.keep.sum())
+    lines = [("worker time", duration(seconds))]
+    if seconds:
+        lines += [("images per second and worker", charts.short(made / seconds))]
+    if seconds and kept:
+        lines += [("seconds per kept image", charts.short(seconds / kept))]
+    if run.report.get("threads"):
+        lines += [("CPU threads per worker", str(run.report["threads"]))]
+    measured = (run.evaluation or {}).get("seconds")
+    return lines + ([("evaluation", duration(float(measured)))] if measured else [])
+
+
+def duration(seconds: float) -> str:
+    """In the two largest units: 45 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60) if seconds >= 3600 else int(seconds // 60)
+    return f"{minutes // 60} h {minutes % 60} min" if seconds >= 3600 else f"{minutes} min {round(seconds % 60)} s"
