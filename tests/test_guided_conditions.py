@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from factory import encoders, honour, kinds, seeds
+from factory import encoders, honour, indexes, kinds, seeds
 from factory import recipe as recipes
 from factory.conditions.control import Control
 from factory.conditions.image_and_caption import ImageAndCaption
@@ -22,6 +22,7 @@ from factory.conditions.inpaint import Inpaint
 from factory.conditions.ip_adapter import IpAdapter
 from factory.conditions.other_class import OtherClass
 from factory.conditions.outpaint import Outpaint
+from factory.conditions.propagation import Propagation
 from factory.conditions.retrieval import Retrieval
 from factory.contracts import Condition, Context, Source
 from factory.errors import UserError
@@ -276,7 +277,8 @@ def test_places_follow_a_layout_to_the_size_of_the_image(write_recipe: Any, tmp_
 @pytest.mark.parametrize("name", kinds.names("conditions"))
 def test_every_kind_says_what_it_needs(name: str) -> None:
     found = kinds.find("conditions", name, Condition)
-    kind = found(model="a folder") if name == "embedding_prior" else found()  # type: ignore[call-arg]
+    must = {"embedding_prior": {"model": "a folder"}, "propagation": {"library": {"dataset": str(ROOT / "data/fashion-mnist")}}}
+    kind = found(**must.get(name, {}))  # type: ignore[arg-type]
     assert kind.required()  # type: ignore[attr-defined]
     assert any(way <= kind.required() for way in found.ways or (found.needs,))  # type: ignore[attr-defined]
 
@@ -354,3 +356,38 @@ def test_an_image_folder_of_a_stress_set_is_no_source(write_recipe: Any, tmp_pat
         assert "stress test" in (dataset / "README.md").read_text()
         with pytest.raises(UserError, match="generated stress test"):
             kinds.nested("sources", Source, {"dataset": str(dataset), "split": "train" if export == "folder" else "stress_test"}).open()  # type: ignore[attr-defined]
+
+
+# ---- propagation
+
+
+def test_labels_spread_within_what_hangs_together() -> None:
+    rng = np.random.default_rng(0)
+    centres = np.eye(4, dtype=np.float32)[[0] * 30 + [1] * 30 + [2] * 30]
+    units = centres + 0.1 * rng.standard_normal((90, 4)).astype(np.float32)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    labels = np.full(90, -1)
+    labels[[4, 41]] = 0, 1
+    shares = indexes.spread_labels(units, labels, 2, k=5)
+    assert (shares[:30].argmax(1) == 0).all() and (shares[30:60].argmax(1) == 1).all()
+    assert (shares[60:] == 0).all()  # nothing leads there
+    assert np.allclose(shares[:60].sum(1), 1, atol=1e-5)
+
+
+def test_unlabelled_images_that_a_class_has_reached_are_parents(table: Any, context: Context) -> None:
+    library = {"dataset": str(ROOT / "data/fashion-mnist"), "label": None}
+    kind = Propagation(model=CLIP, library=library, k=10, keep=0.3, jitter=0.2)  # type: ignore[arg-type]
+    opened = kind.open(context)
+    truth = kinds.nested("sources", Source, {"dataset": str(ROOT / "data/fashion-mnist")}).open().labels  # type: ignore[attr-defined]
+    right = [float(np.mean(truth[rows] == label)) for label, rows in enumerate(opened.rows)]
+    assert np.mean(right) > 0.8 and all(len(rows) for rows in opened.rows)
+    first = opened.prepare(request_of(table, 3), [], seeds.rng(1))
+    again = opened.prepare(request_of(table, 3), [], seeds.rng(1))
+    assert first.record == again.record and np.array_equal(first.images[0], again.images[0])
+    units = np.eye(1, 8, dtype=np.float32)
+    assert first.combine is not None and again.combine is not None
+    assert np.array_equal(first.combine(units), again.combine(units)) and not np.array_equal(first.combine(units), units[0])
+    assert 0 < float(first.record["certainty"]) <= 1
+    with pytest.raises(UserError, match="no labels to spread"):
+        kind.check(wordless([]).table)
+    assert kind.identity()["library"] == kind.library.open().fingerprint

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from factory import encoders, kinds, seeds
 from factory.conditions.embedding import Embedding
@@ -177,6 +178,10 @@ def test_whitening_gives_uncorrelated_directions() -> None:
     white = encoder.fit_whitening(wide, 8)
     seen = (wide - white.centre) @ white.projection
     assert torch.allclose(seen.T @ seen / len(seen), torch.eye(8), atol=1e-2)
+    pictures = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    exact = white.encode_image(pictures)
+    halves = white.to(torch.bfloat16).encode_image(pictures)  # what a pipeline in half precision does
+    assert (F.cosine_similarity(exact, halves) > 0.9).all()
 
 
 def test_scales_are_the_crops_embeddings(encoder: Path) -> None:

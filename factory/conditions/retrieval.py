@@ -8,23 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import Field
 
-from factory import encoders, indexes, kinds
+from factory import encoders, indexes
 from factory.conditions import _mix
-from factory.contracts import Condition, Context, Source, Table
+from factory.conditions._library import Library
+from factory.contracts import Condition, Context, Table
 from factory.errors import Undecodable, UserError
 from factory.records import Example, Inputs, Request
-
-Library = Annotated[
-    Source,
-    BeforeValidator(lambda value: kinds.nested("sources", Source, value)),
-    PlainSerializer(lambda source: source.settings()),
-    WithJsonSchema({"type": "object", "required": ["dataset"], "properties": {"dataset": {"type": "string"}}}),
-]
 
 
 class Retrieval(Condition):

@@ -47,7 +47,7 @@ class RepresentationEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """uint8, or float in [0, 1], [N, 1 or 3, H, W] -> float [N, D], unit length."""
         wide = self.wide(images)
         if self.config.projected:
-            wide = (wide - self.centre) @ self.projection
+            wide = (wide - self.centre.float()) @ self.projection.float()
         return F.normalize(wide, dim=-1)
 
     def wide(self, images: torch.Tensor) -> torch.Tensor:
