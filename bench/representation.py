@@ -7,6 +7,7 @@ real_strong   a small network from scratch on the labelled images, with strong a
 linear_probe  logistic regression on the embedding that guides the generator
 variation     the small network on half real and half synthetic images: each parent's embedding, jittered
 neighbours    the same, each child from a random mix of the embeddings of its parent's four nearest unlabelled images
+propagation   the same, each child from an unlabelled image that the labels reach on a graph of nearest neighbours
 
 frechet is the Fréchet distance of the synthetic images of the largest number of labels to real training images, and frechet_real that of other
 real training images, as many: the floor. Both in EfficientNet-Lite0 features (ImageNet), a network that guides nothing here; precision, recall,
@@ -34,16 +35,17 @@ from factory.evaluate.classifiers import Training
 CONDITIONS = {
     "variation": "{kind: embedding, jitter: 0.4}",
     "neighbours": "{kind: retrieval, k: 4, mix: random, model: MODEL/encoder, library: POOL}",
+    "propagation": "{kind: propagation, model: MODEL/encoder, library: POOL}",
 }
 ARMS: tuple[utility.Arm, ...] = ("real_strong", "linear_probe")
 RECIPE = """
 name: bench
 seed: SEED
 source: LABELLED
-generator: {model: MODEL, steps: 12, guidance: 1.5, batch: 32}
+generator: {model: MODEL, steps: 8, guidance: 2.0, batch: 32, dtype: bfloat16}
 condition: CONDITION
 amount: {per_class: AMOUNT}
-threads: 2
+threads: THREADS
 """
 
 
@@ -88,7 +90,7 @@ def main() -> None:
     options.add_argument("--models", type=Path, default=Path("runs/models"), help="where recipes/train/representation/*.yaml wrote")
     options.add_argument("--labels", type=int, nargs="+", default=[1, 5, 10, 50])
     options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--synthetic", type=int, default=300, help="synthetic images of a set, for each number of labels and seed")
+    options.add_argument("--synthetic", type=int, default=400, help="synthetic images of a set, for each number of labels and seed")
     options.add_argument("--steps", type=int, default=400, help="of the small network")
     options.add_argument(
         "--rows", type=Path, default=Path("runs/bench/representation.jsonl"), help="every measurement, one a line; continued"
@@ -173,7 +175,13 @@ class _Maker:
     def __call__(self, method: str, labels: int, seed: int) -> _images.Made:
         one = self.one
         amount = max(1, self.given.synthetic // len(opened(one.test).class_names))
-        parts = {"CONDITION": CONDITIONS[method], "LABELLED": one.labelled, "POOL": one.pool, "MODEL": str(one.model)}
+        parts = {
+            "THREADS": str(self.given.threads),
+            "CONDITION": CONDITIONS[method],
+            "LABELLED": one.labelled,
+            "POOL": one.pool,
+            "MODEL": str(one.model),
+        }
         text = RECIPE
         for name, value in (*parts.items(), ("AMOUNT", str(amount)), ("SHOTS", str(labels)), ("SEED", str(seed))):
             text = text.replace(name, value)
