@@ -105,7 +105,8 @@ class RepresentationEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         settings = json.loads((Path(folder) / cls.config_name).read_text(encoding="utf-8"))
         encoder = cls(settings["towers"], settings["dim"], settings["projected"])
         encoder.load_state_dict(load_file(Path(folder) / WEIGHTS))
-        return encoder.eval().requires_grad_(False).to(dtype or torch_dtype or torch.float32)
+        nn.Module.to(encoder, dtype or torch_dtype or torch.float32)  # diffusers' own warns of a list of exceptions that is empty
+        return encoder.eval().requires_grad_(False)
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:  # type: ignore[override]
         """Write config.json and float32 safetensors."""
