@@ -205,8 +205,7 @@ class Generator(Kind, ABC):
         """Load the models on a device. Raises UserError for a missing or unsafe model."""
 
 
-# A preset is there to fill in other fields, and those that change a score are in the identity themselves.
-RULE_FIELDS = frozenset({"min", "max", "between", "keep_top", "per", "preset"})
+RULE_FIELDS = frozenset({"min", "max", "between", "keep_top", "per"})
 
 
 @dataclass(frozen=True)
@@ -229,9 +228,11 @@ class Filter(Kind, ABC):
     """A score for every image, and a rule that decides from the score. Changing the rule costs no model.
 
     whole: the rule needs all rows at once (near-duplicates), so `score` gives columns but no "score".
+    own_rule_fields: further fields that change what is decided from the scores, and never a score.
     """
 
     whole: ClassVar[bool] = False
+    own_rule_fields: ClassVar[frozenset[str]] = frozenset()
 
     min: float | None = Field(None, description="Keep rows whose score is at least this.")
     max: float | None = Field(None, description="Keep rows whose score is at most this.")
@@ -281,7 +282,7 @@ class Filter(Kind, ABC):
 
     def identity(self) -> str:
         """Names the stored score columns: what was measured, without the rule that reads it."""
-        return hashlib.sha256(json.dumps(self.settings(RULE_FIELDS), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.settings(RULE_FIELDS | self.own_rule_fields), sort_keys=True).encode()).hexdigest()[:16]
 
     @abstractmethod
     def open(self, context: FilterContext) -> Scorer:

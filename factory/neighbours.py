@@ -1,13 +1,21 @@
-"""Which rows of a dataset are nearly the same: exact, blocked, in plan order, from small columns alone."""
+"""Which rows of a dataset are nearly the same: exact, blocked, in plan order, from small columns alone.
+
+Embeddings go through blocked matrix products: n²·dim multiplications. Perceptual hashes (rows of 64 signs) go through an index of bits.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 NEIGHBOURS = 16
 BLOCK = 4096
+SIGNS = 64  # a perceptual hash as a row of ones and minus ones
+HASHES = 4  # 64 bits in four parts: of two rows within 4·f + 3 bits some part differs in f bits or fewer
+MOST_FLIPS = 4
+ENTRIES = 4_000_000  # pairs that are in memory at once
 _NONE = -1.0  # the similarity beside index -1; no cosine worth remembering is this low
 
 
@@ -22,6 +30,9 @@ def earlier_neighbours(
     """
     if floor <= 0:
         raise ValueError(f"floor must be above 0, not {floor:g}")
+    bits = int((1 - floor) * SIGNS / 2 + 1e-6)  # a cosine of sign rows is 1 - 2·bits/64
+    if embeddings.shape[1] == SIGNS and bits // HASHES <= MOST_FLIPS and _are_signs(embeddings, block):
+        return _earlier_hashes(embeddings, bits, k)
     index = np.full((len(embeddings), k), -1, np.int32)
     similarity = np.full((len(embeddings), k), _NONE, np.float32)
     for start in range(0, len(embeddings), block):
@@ -34,6 +45,73 @@ def earlier_neighbours(
                 cosines[np.arange(cosines.shape[1]) >= which[:, None]] = _NONE
             _merge(index, similarity, start + which, cosines, first, enough[which])
     return index, similarity
+
+
+def _are_signs(embeddings: np.ndarray, block: int) -> bool:
+    """Whether every entry is 1, -1 or NaN."""
+    parts = (np.abs(embeddings[start : start + block]) for start in range(0, len(embeddings), block))
+    return len(embeddings) > 0 and all(bool(((part == 1) | np.isnan(part)).all()) for part in parts)
+
+
+def _earlier_hashes(embeddings: np.ndarray, bits: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`earlier_neighbours` for rows of signs, by multi-index hashing (Norouzi et al. 2012, arXiv 1307.2982); as exact as comparing all.
+
+    Equal rows are looked up once, so that a crowd of copies costs no more than its size.
+    """
+    import faiss
+
+    index = np.full((len(embeddings), k), -1, np.int32)
+    similarity = np.full((len(embeddings), k), _NONE, np.float32)
+    whole = np.flatnonzero(~np.isnan(embeddings[:, 0]))
+    packed = np.packbits(embeddings[whole] > 0, axis=1)
+    values, owner = np.unique(packed.view(np.uint64)[:, 0], return_inverse=True)
+    order = np.argsort(owner, kind="stable")
+    starts = np.searchsorted(owner[order], np.arange(len(values) + 1))
+    places = starts[:-1, None] + np.arange(k)
+    firsts = np.where(places < starts[1:, None], order[np.minimum(places, len(order) - 1)], -1)  # the first k rows of each value
+    table: Any = faiss.IndexBinaryMultiHash(SIGNS, HASHES, SIGNS // HASHES)
+    table.nflip = bits // HASHES
+    codes = values[:, None].view(np.uint8)
+    table.add(codes)
+    pending = [order[start : start + BLOCK] for start in range(0, len(order), BLOCK)]
+    while pending:
+        rows = pending.pop()
+        asked = np.unique(owner[rows])
+        limits, distances, found = table.range_search(codes[asked], bits + 1)  # faiss keeps what is below the radius
+        pairs = np.diff(limits.astype(np.int64))[np.searchsorted(asked, owner[rows])]
+        if pairs.sum() * k > ENTRIES and len(rows) > 1:
+            pending += [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+            continue
+        at = np.repeat(limits.astype(np.int64)[np.searchsorted(asked, owner[rows])], pairs) + _counted(pairs)
+        earlier = firsts[found[at]]
+        row, column = np.nonzero((earlier >= 0) & (earlier < np.repeat(rows, pairs)[:, None]))
+        cosines = (1 - distances[at[row]].astype(np.float32) * np.float32(2 / SIGNS)).astype(np.float32)
+        numbers = np.repeat(np.arange(len(rows)), pairs)[row]
+        _place(index, similarity, whole, rows, numbers, cosines, earlier[row, column])
+    return index, similarity
+
+
+def _counted(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, … for each length, one after the other."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def _place(
+    index: np.ndarray,
+    similarity: np.ndarray,
+    whole: np.ndarray,
+    rows: np.ndarray,
+    owner: np.ndarray,
+    cosines: np.ndarray,
+    other: np.ndarray,
+) -> None:
+    """Write the best k pairs (rows[owner], other) of each row, in place; most similar first, then earliest."""
+    best = np.lexsort((other, -cosines, owner))
+    owner = owner[best]
+    rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
+    few = rank < index.shape[1]
+    target, slot, chosen = whole[rows[owner[few]]], rank[few], best[few]
+    index[target, slot], similarity[target, slot] = whole[other[chosen]], cosines[chosen]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

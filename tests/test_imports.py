@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 FLOORS = [
     ["errors", "records", "seeds", "images", "files"],
     ["contracts", "kinds"],
-    ["sentences", "models", "encoders", "indexes"],
+    ["sentences", "models", "encoders", "indexes", "classifiers"],
     ["augment"],
     ["sources", "prompts", "conditions", "generators", "filters", "exporters"],
     ["document", "recipe", "schema", "honour", "wording", "plan", "neighbours", "select", "store", "runtime"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -30,6 +30,8 @@ class ClipSimilarity(EncodedFilter):
     Presets: datacomp_b32 and l14_top30 after DataComp (Gadre et al. 2023, arXiv 2304.14108), laion_b32 after LAION-5B (Schuhmann et al. 2022,
     arXiv 2210.08402). OpenAI's CLIP weights are MIT.
     """
+
+    own_rule_fields: ClassVar[frozenset[str]] = frozenset({"preset"})  # what it fills in counts, not its name
 
     preset: Preset | None = Field(
         None, description="A published filter by name, which fills in model and rule; a key that is written beside it wins."
