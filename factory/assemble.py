@@ -75,15 +75,11 @@ def _whole_rule(f: Filter, name: str, high: float, store: Store, shards: Shards)
 
 def export(recipe: Recipe, store: Store, shards: Shards, labels: np.ndarray, selection: select.Selection) -> Path:
     """Write the kept rows as a dataset folder, whole or absent, with its card."""
-    scored = {name: "float32" for name, f in recipe.named_filters() if not f.whole}
-    class_names = store.run()["identity"]["source"]["class_names"]
-    carried = {column for shard in shards.names for column in store.columns(shard)}
-    annotations = {name: kind for name, kind in ANNOTATIONS.items() if name in carried}
-    info = DatasetInfo(recipe.name, class_names, {**PROVENANCE, **annotations, **scored}, int(selection.keep.sum()), recipe.split)
+    info = dataset_info(recipe, store, shards, selection)
     facts = publish.gather(recipe, store, labels, selection, list(info.columns))
 
     def fill(folder: Path) -> None:
-        recipe.export.write(_kept_rows(recipe, store, shards, selection), info, folder)
+        recipe.export.write(kept_rows(recipe, store, shards, selection), info, folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         publish.write(folder, recipe, store, facts)
         (folder / "README.md").write_text(publish.card([facts], size), encoding="utf-8")
@@ -91,14 +87,26 @@ def export(recipe: Recipe, store: Store, shards: Shards, labels: np.ndarray, sel
     return store.replace_folder("dataset", fill)
 
 
-def _kept_rows(recipe: Recipe, store: Store, shards: Shards, selection: select.Selection) -> Iterator[dict[str, Any]]:
-    """The kept rows in plan order, pixels decoded, one shard in memory at a time."""
+def dataset_info(recipe: Recipe, store: Store, shards: Shards, selection: select.Selection) -> DatasetInfo:
+    """What the exporter is told of these rows."""
+    scored = {name: "float32" for name, f in recipe.named_filters() if not f.whole}
+    class_names = store.run()["identity"]["source"]["class_names"]
+    carried = {column for shard in shards.names for column in store.columns(shard)}
+    annotations = {name: kind for name, kind in ANNOTATIONS.items() if name in carried}
+    return DatasetInfo(recipe.name, class_names, {**PROVENANCE, **annotations, **scored}, int(selection.keep.sum()), recipe.split)
+
+
+def kept_rows(recipe: Recipe, store: Store, shards: Shards, selection: select.Selection, first: int = 0) -> Iterator[dict[str, Any]]:
+    """The kept rows in plan order from the `first` shard on, pixels decoded, one shard in memory at a time."""
     named = [(name, f) for name, f in recipe.named_filters() if not f.whole]
     scores = {name: store.read_scores(shards, f.identity())["score"] for name, f in named}
     generators = publish.generator_names(recipe)
     at = 0
-    for shard in shards.names:
+    for number, shard in enumerate(shards.names):
         rows = store.mark(shard)["rows"]
+        if number < first:
+            at += rows
+            continue
         keep = np.flatnonzero(selection.keep[at : at + rows])
         if len(keep):
             table = store.read_shard(shard).take(keep)

@@ -31,6 +31,7 @@ COMMANDS = (
     "build",
     "select",
     "report",
+    "push",
     "train",
     "large",
     "schema",

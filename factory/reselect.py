@@ -12,6 +12,7 @@ import numpy as np
 from factory import assemble, report
 from factory import plan as planning
 from factory import recipe as recipes
+from factory.recipe import Recipe
 from factory.store import Store
 
 
@@ -19,10 +20,8 @@ def run(folder: Path, recipe_file: Path | None, sets: list[str], export: bool) -
     """Decide every stored row again; writes selection.parquet, and the dataset when `export`. Raises UserError."""
     store = Store.existing(folder)
     recipe = recipes.load(recipe_file or folder / "recipe.json", sets)
-    identity = store.run()["identity"]
-    class_names, real = identity["source"]["class_names"], np.array(identity["source"]["real"])
-    classes = list(range(len(class_names))) or [planning.UNLABELLED]
-    quota = dict(zip(classes, planning.wanted(recipe.amount, class_names, real).tolist(), strict=True))
+    class_names = store.run()["identity"]["source"]["class_names"]
+    quota = quotas(recipe, store)
     shards, rows = store.read_rows()
     labels = rows["label"]
     selection = assemble.decide(recipe, store, shards, rows, quota)
@@ -31,7 +30,7 @@ def run(folder: Path, recipe_file: Path | None, sets: list[str], export: bool) -
         "rows": len(labels),
         "kept": int(selection.keep.sum()),
         "refused": selection.refused(),
-        "per_class": {name: kept[c] for c, name in zip(classes, class_names or ["(all)"], strict=True)},
+        "per_class": {name: kept[c] for c, name in zip(quota, class_names or ["(all)"], strict=True)},
     }
     with store.owned() if export else contextlib.nullcontext():
         assemble.write_down(store, rows, selection)
@@ -39,6 +38,14 @@ def run(folder: Path, recipe_file: Path | None, sets: list[str], export: bool) -
             assemble.export(recipe, store, shards, labels, selection)
             report.update(store, result, quota)
     return result
+
+
+def quotas(recipe: Recipe, store: Store) -> dict[int, int]:
+    """Class index -> images to keep, by the recipe's amount and the real images that the run knows of."""
+    source = store.run()["identity"]["source"]
+    classes = list(range(len(source["class_names"]))) or [planning.UNLABELLED]
+    wanted = planning.wanted(recipe.amount, source["class_names"], np.array(source["real"]))
+    return dict(zip(classes, wanted.tolist(), strict=True))
 
 
 def summary(result: dict[str, Any], folder: Path) -> str:

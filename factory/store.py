@@ -156,6 +156,13 @@ class Store:
         finally:
             lock.release()
 
+    def in_use(self) -> bool:
+        """Whether a launch holds the folder at this moment."""
+        lock = _try_lock(self.folder / "owner.lock")
+        if lock is not None:
+            lock.release()
+        return lock is None
+
     def _sweep(self) -> None:
         """Remove what killed processes left behind, old enough to be nobody's."""
         for path in self.folder.rglob(".*.tmp"):

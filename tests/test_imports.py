@@ -19,7 +19,7 @@ FLOORS = [
     ["augment"],
     ["sources", "prompts", "conditions", "generators", "filters", "exporters"],
     ["document", "recipe", "schema", "honour", "wording", "plan", "neighbours", "select", "store", "runtime"],
-    ["contact_sheet", "prepare", "worker", "publish", "assemble", "report", "build", "reselect", "preview", "panorama", "page"],
+    ["contact_sheet", "prepare", "worker", "publish", "assemble", "report", "build", "reselect", "preview", "panorama", "page", "push"],
     ["train", "evaluate"],
     ["commands", "cli", "__main__"],
 ]

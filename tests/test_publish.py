@@ -57,7 +57,7 @@ def facts_of(built: Path) -> dict[str, Any]:
 
 def test_the_card_answers_what_a_careful_reader_asks(built: Path) -> None:
     facts = facts_of(built)
-    text = publish.card([facts], 1234, "user/birds", EVALUATION, "cc0-1.0", pictures=True)
+    text = publish.card([{**facts, "evaluation": EVALUATION, "licence": "cc0-1.0", "pictures": True}], 1234, "user/birds")
     card = DatasetCard(text)
     assert card.data.license == "cc0-1.0" and card.data.size_categories == ["n<1K"] and "synthetic" in card.data.tags
     assert card.data.configs[0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
@@ -86,9 +86,9 @@ def test_a_card_without_measurements_says_so(built: Path) -> None:
 def test_any_section_of_the_evaluation_may_be_absent(built: Path) -> None:
     facts = facts_of(built)
     for section in EVALUATION:
-        text = publish.card([facts], 1, evaluation={key: value for key, value in EVALUATION.items() if key != section})
+        text = publish.card([{**facts, "evaluation": {key: value for key, value in EVALUATION.items() if key != section}}], 1)
         assert DatasetCard(text).data.pretty_name == "birds"
-    assert "**Published although" in publish.card([facts], 1, accepted="the gate did not pass (7 pairs)")
+    assert "**Published although" in publish.card([{**facts, "accepted": "the gate did not pass (7 pairs)"}], 1)
 
 
 def test_two_plans_share_one_card(built: Path) -> None:

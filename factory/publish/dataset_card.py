@@ -13,58 +13,56 @@ from factory.publish.markdown import table
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
 
 
-def card(
-    parts: Sequence[dict[str, Any]],
-    size: int,
-    place: str = "DATASET",
-    evaluation: dict[str, Any] | None = None,
-    licence: str | None = None,
-    pictures: bool = False,
-    accepted: str = "",
-) -> str:
+def card(parts: Sequence[dict[str, Any]], size: int, place: str = "DATASET") -> str:
     """The card of one plan's facts, or of several that were pushed into one dataset.
 
-    size: bytes of the data files.  place: what `load_dataset` is given.  evaluation: evaluation.json of the last part.
-    pictures: whether contact_sheet.png lies beside each plan's recipe.  accepted: why the gate on memorisation was overruled, "" where it was not.
+    size: bytes of the data files.  place: what `load_dataset` is given.  A part may hold, beside what `facts.gather` finds: `evaluation`
+    (evaluation.json), `accepted` (why the gate on memorisation was overruled), `licence` (of the images), and `pictures`, true where
+    contact_sheet.png lies beside its recipe.
     """
-    first, last = parts[0], parts[-1]
+    first, several = parts[0], len(parts) > 1
     rows = sum(part["rows"] for part in parts)
-    stress = first["split"] == "stress_test"
     made_by = sorted({part["factory"] for part in parts})
+    pictures = [
+        f"![Real parents, framed in orange, beside their synthetic children]({PROVENANCE}/{part['plan']}/contact_sheet.png)\n"
+        for part in parts
+        if part.get("pictures")
+    ]
     sections = [
-        f"---\n{_header(parts, rows, size, licence).strip()}\n---\n",
+        f"---\n{_header(parts, rows, size).strip()}\n---\n",
         f"# {first['name']}\n",
         f"{rows} synthetic images, made by the recipe below with the synthetic-dataset factory {', '.join(made_by)}. "
         "Every image was generated; none is a photograph.\n",
-        _notice(stress),
+        _notice(first["split"] == "stress_test"),
         f"```python\nfrom datasets import load_dataset\n\ndata = load_dataset({place!r}, split={first['split']!r})\n```\n",
-    ]
-    if pictures:
-        sections.append(
-            f"![Real parents, framed in orange, beside their synthetic children]({PROVENANCE}/{last['plan']}/contact_sheet.png)\n"
-        )
-    sections += [
+        *pictures,
         "## Does it help?\n",
-        evaluated.text(evaluation, accepted),
+        *(_title(part, several) + evaluated.text(part.get("evaluation"), part.get("accepted", "")) for part in parts),
         "## What is in it\n",
         _classes(parts),
-        _columns(last),
+        _columns(first),
         "## How it was made\n",
-        *(_made(part, len(parts) > 1) for part in parts),
+        *(_made(part, several) for part in parts),
         "## What was refused\n",
-        *(_refused(part, len(parts) > 1) for part in parts),
+        *(_refused(part, several) for part in parts),
         "## Licences\n",
-        _licences(parts, licence),
+        _licences(parts),
         "## Known limits\n",
-        _limits(parts, evaluation),
+        _limits(parts),
         "## Make it again\n",
         *(_again(part) for part in parts),
     ]
     return "\n".join(sections)
 
 
-def _header(parts: Sequence[dict[str, Any]], rows: int, size: int, licence: str | None) -> str:
-    first = parts[0]
+def _licence(parts: Sequence[dict[str, Any]]) -> str | None:
+    """The licence that the parts' owner gave, if it is one."""
+    given = {part.get("licence") for part in parts}
+    return given.pop() if len(given) == 1 else None
+
+
+def _header(parts: Sequence[dict[str, Any]], rows: int, size: int) -> str:
+    first, licence = parts[0], _licence(parts)
     split = first["split"]
     # The sizes matter: `datasets` names its cache of a local folder by this header, and would else serve one dataset for another.
     splits = [{"name": split, "num_bytes": size, "num_examples": rows}]
@@ -144,8 +142,9 @@ def _refused(part: dict[str, Any], several: bool) -> str:
     return _title(part, several) + table(("rule", "asks for", "refused", "kept"), rows)
 
 
-def _licences(parts: Sequence[dict[str, Any]], licence: str | None) -> str:
-    lines = [f"- This dataset: {licence or 'not stated by its owner'}."]
+def _licences(parts: Sequence[dict[str, Any]]) -> str:
+    given = dict.fromkeys(part.get("licence") or "not stated by its owner" for part in parts)
+    lines = [f"- This dataset: {', '.join(given)}."]
     seen = dict.fromkeys((model["name"], model["licence"] or "not stated; see its page") for part in parts for model in part["models"])
     lines += [f"- `{name}`: {what}." for name, what in seen]
     sources = dict.fromkeys(str(part["source"].get("dataset", part["source"]["kind"])) for part in parts)
@@ -155,7 +154,8 @@ def _licences(parts: Sequence[dict[str, Any]], licence: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _limits(parts: Sequence[dict[str, Any]], evaluation: dict[str, Any] | None) -> str:
+def _limits(parts: Sequence[dict[str, Any]]) -> str:
+    measured = [part.get("evaluation") or {} for part in parts]
     limits = [
         "The images show what the generator has learnt, with its biases and gaps; a rare case that it does not know is not in them.",
         "A label is what was asked for. "
@@ -164,9 +164,9 @@ def _limits(parts: Sequence[dict[str, Any]], evaluation: dict[str, Any] | None) 
     ]
     if any(part["source"]["real"] and part["condition"]["kind"] not in ("text", "class_label") for part in parts):
         limits.append("The images descend from few real ones, whose content hashes are in `parents`: they are as narrow as those.")
-    if not evaluation or "memorisation" not in evaluation:
+    if not all("memorisation" in evaluation for evaluation in measured):
         limits.append("Nobody has measured whether images repeat training images of the generator.")
-    if not evaluation or "utility" not in evaluation:
+    if not all("utility" in evaluation for evaluation in measured):
         limits.append("Nobody has measured whether training with these images helps.")
     uneven = [part["classes"] for part in parts if len({counts["kept"] for counts in part["classes"].values()}) > 1]
     if uneven:

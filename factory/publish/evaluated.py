@@ -6,42 +6,51 @@ from typing import Any
 
 from factory.publish.markdown import number, percent, table
 
+_FIDELITY = ("frechet", "frechet_real", "precision", "recall", "density", "coverage")
+
 
 def text(evaluation: dict[str, Any] | None, accepted: str) -> str:
-    """Verdict first, then the tables it rests on."""
-    warning = [f"**Published although {accepted}**\n"] if accepted else []
+    """Verdict first, then the tables that it rests on. accepted: why a gate was overruled, "" where none was."""
+    warning = [f"**Published although {accepted}.**\n"] if accepted else []
     if not evaluation:
         return "\n".join(
             [*warning, "Not measured. `factory evaluate` compares training with and without these images, on real test images.\n"]
         )
-    parts = list(warning)
-    verdict = evaluation.get("verdict")
-    if verdict:
-        parts.append(f"**{verdict['text'].strip()}**\n")
-        parts.append(f"Gain in accuracy: {100 * verdict['gain']:+.1f} ± {100 * verdict['ci95']:.1f} points (95% interval).\n")
-    utility = evaluation.get("utility", {}).get("rows")
-    if utility:
-        head = ("trained on", "synthetic : real", "labels a class", "accuracy, %", "95% interval, ±")
-        parts.append("Accuracy on real test images:\n")
-        parts.append(
-            table(
-                head,
-                [
-                    (row["arm"], number(row.get("ratio")), number(row.get("labels")), percent(row["accuracy_mean"]), percent(row["ci95"]))
-                    for row in utility
-                ],
-            )
-        )
-    fidelity = evaluation.get("fidelity")
-    if fidelity and fidelity.get("rows"):
-        names = ("frechet", "frechet_real", "precision", "recall", "density", "coverage")
-        parts.append(
-            f"Fidelity and diversity in the features of `{fidelity.get('backbone', 'unknown')}`; `frechet_real` is the distance of real from real:\n"
-        )
-        parts.append(
-            table(("class", *names), [(row.get("class") or "all", *(number(row.get(name)) for name in names)) for row in fidelity["rows"]])
-        )
-    gate = evaluation.get("memorisation", {}).get("gate")
-    if gate:
-        parts.append(f"Memorisation: {'passed' if gate['passed'] else '**not passed**'}. {gate.get('text', '').strip()}\n")
-    return "\n".join(parts) if parts else "Nothing was measured.\n"
+    told = [_verdict(evaluation.get("verdict")), _utility(evaluation.get("utility")), _fidelity(evaluation.get("fidelity"))]
+    told.append(_memorisation(evaluation.get("memorisation")))
+    return "\n".join([*warning, *(part for part in told if part)]) or "Nothing was measured.\n"
+
+
+def _verdict(verdict: dict[str, Any] | None) -> str:
+    if not verdict:
+        return ""
+    gain, half = verdict.get("gain"), verdict.get("ci95")
+    said = f"**{verdict['text'].strip()}**\n"
+    if gain is None or half is None:
+        return said
+    return f"{said}\nGain in accuracy: {100 * gain:+.1f} ± {100 * half:.1f} points (95% interval).\n"
+
+
+def _utility(utility: dict[str, Any] | None) -> str:
+    if not utility or not utility.get("rows"):
+        return ""
+    rows = [
+        (row["arm"], number(row.get("ratio")), number(row.get("labels")), percent(row["accuracy_mean"]), percent(row["ci95"]))
+        for row in utility["rows"]
+    ]
+    head = ("trained on", "synthetic : real", "labels a class", "accuracy, %", "95% interval, ±")
+    return f"Accuracy on real test images:\n\n{table(head, rows)}"
+
+
+def _fidelity(fidelity: dict[str, Any] | None) -> str:
+    if not fidelity or not fidelity.get("rows"):
+        return ""
+    rows = [(row.get("class") or "all", *(number(row.get(name)) for name in _FIDELITY)) for row in fidelity["rows"]]
+    backbone = fidelity.get("backbone", "an unnamed backbone")
+    head = f"Fidelity and diversity in the features of `{backbone}`; `frechet_real` is the distance of real from real:"
+    return f"{head}\n\n{table(('class', *_FIDELITY), rows)}"
+
+
+def _memorisation(memorisation: dict[str, Any] | None) -> str:
+    gate = (memorisation or {}).get("gate")
+    return f"Memorisation: {'passed' if gate['passed'] else '**not passed**'}. {gate.get('text', '').strip()}\n" if gate else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections import Counter
@@ -49,7 +50,13 @@ def gather(recipe: Recipe, store: Store, labels: np.ndarray, selection: Selectio
         "condition": settings["condition"],
         "seed": recipe.seed,
         "local": local,
+        "settings": digest(recipe.settings()),
     }
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """Names a recipe's settings, so that a dataset can be told from what another recipe would select."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write(folder: Path, recipe: Recipe, store: Store, facts: dict[str, Any]) -> None:

@@ -1,0 +1,65 @@
+"""What stops a dataset from being published: images that repeat training images, and broken guards of its evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from factory.errors import UserError
+
+SHOWN = 10  # ids or checks that a message names
+
+
+def evaluation(run: Path) -> dict[str, Any] | None:
+    """evaluation.json of a run, None where nobody has evaluated it. Raises UserError."""
+    path = run / "evaluation.json"
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path.name} of the run is no JSON object; run `factory evaluate` again")
+    return found
+
+
+def faults(found: dict[str, Any] | None) -> list[str]:
+    """Why this evaluation forbids publishing, one sentence each; empty where nothing does or nobody has evaluated."""
+    said = []
+    memorisation = (found or {}).get("memorisation", {})
+    if memorisation.get("gate", {}).get("passed") is False:
+        pairs = [f"{pair['id']} at {pair['distance']:.4g}" for pair in memorisation.get("pairs", [])]
+        said.append(_sentence("the gate on memorisation did not pass", memorisation["gate"].get("text", ""), "nearest pairs", pairs))
+    guards = (found or {}).get("guards", {})
+    if guards.get("passed") is False:
+        broken = [_check(check) for check in guards.get("checks", []) if not (isinstance(check, dict) and check.get("passed"))]
+        said.append(_sentence("a guard of the evaluation did not pass", guards.get("text", ""), "checks", broken))
+    return said
+
+
+def check(found: dict[str, Any] | None, accept: bool) -> str:
+    """What was accepted, "" where nothing had to be. Raises UserError with the ids and figures."""
+    said = faults(found)
+    if said and not accept:
+        raise UserError(
+            f"not pushed: {'; '.join(said)}. Leave these images out (a stricter filter, `factory select --export`) and evaluate again, "
+            "or publish all the same with --accept-memorisation, which the card will say"
+        )
+    return "; ".join(said)
+
+
+def _sentence(what: str, text: str, name: str, items: list[str]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    figures = f" ({name}: {', '.join(items[:SHOWN])}{more})" if items else ""
+    return f"{what}{': ' + text.strip().rstrip('.') if text else ''}{figures}"
+
+
+def _check(one: Any) -> str:
+    """A check that did not pass, as it tells itself."""
+    if not isinstance(one, dict):
+        return str(one)
+    ids = one.get("ids") or []
+    some = f" [{', '.join(map(str, ids[:SHOWN]))}{', …' if len(ids) > SHOWN else ''}]" if ids else ""
+    return f"{one.get('text') or one.get('name') or json.dumps(one)}{some}"
