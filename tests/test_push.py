@@ -219,7 +219,7 @@ def test_append_leaves_what_is_there(hub: Hub, ada: Client, home: Path) -> None:
     }
     assert hub.stored <= size(home / "other") + 500_000
     card = DatasetCard(hub.read("ada/birds", "README.md").decode())
-    assert card.data.dataset_info[0]["splits"][0]["num_examples"] == 48
+    assert card.data.dataset_info[0]["splits"][0]["num_examples"] == 48 and "unique within its plan" in card.text
     found = ada.python(
         "import datasets, json\n"
         "rows = datasets.load_dataset('ada/birds', split='train')\n"
@@ -229,7 +229,9 @@ def test_append_leaves_what_is_there(hub: Hub, ada: Client, home: Path) -> None:
     assert json.loads(hub.read("ada/birds", "croissant.json"))["description"].startswith("48 ")
     status, said = ada.factory("push", "other", "ada/birds", "--append")
     assert status == 0 and "nothing to push" in said
+    hub.repos["ada/birds"].private = False
     status, said = ada.factory("push", "run", "ada/birds", "--replace")
+    assert "ada/birds is public" in said
     assert status == 0 and not any(plan(home / "other") in path for path in hub.repos["ada/birds"].tree)
     assert len(hub.repos["ada/birds"].tree) == len(before)
 
@@ -392,7 +394,7 @@ def grow(source: Path, target: Path, names: list[str]) -> None:
 def test_shards_are_uploaded_while_they_are_made(hub: Hub, ada: Client, home: Path) -> None:
     """A finished run is laid down shard by shard under the lock of a build, as a follower would see it grow."""
     long, growing = home / "long", home / "growing"
-    run(home / "run.yaml", long, "amount.per_class=40")
+    run(home / "run.yaml", long, "amount.per_class=60")
     growing.mkdir()
     for name in ("run.json", "recipe.json"):
         shutil.copy(long / name, growing)
@@ -401,7 +403,7 @@ def test_shards_are_uploaded_while_they_are_made(hub: Hub, ada: Client, home: Pa
     seen = [0]
     with Store(growing).owned():
         ada.start("push", "growing", "ada/birds", "--follow")
-        for part in (names[:8], names[8:]):
+        for part in (names[:12], names[12:]):
             grow(long, growing, part)
             end = time.monotonic() + 60
             while hub.stored <= seen[-1] and time.monotonic() < end:

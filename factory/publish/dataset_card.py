@@ -40,7 +40,7 @@ def card(parts: Sequence[dict[str, Any]], size: int, place: str = "DATASET") -> 
         *(_title(part, several) + evaluated.text(part.get("evaluation"), part.get("accepted", "")) for part in parts),
         "## What is in it\n",
         _classes(parts),
-        _columns(first),
+        _columns(first, several),
         "## How it was made\n",
         *(_made(part, several) for part in parts),
         "## What was refused\n",
@@ -99,10 +99,10 @@ def _classes(parts: Sequence[dict[str, Any]]) -> str:
     return table(("class", "images", "of generated"), [*((name, kept[name], made[name]) for name in made), total])
 
 
-def _columns(part: dict[str, Any]) -> str:
+def _columns(part: dict[str, Any], several: bool) -> str:
     scores = [f"`{rule['name']}`" for rule in part["rules"] if rule["name"] in part["columns"]]
     return (
-        "Columns: `id` names an image for life; `seed`, `prompt`, `parents` (content hashes of the real images it was conditioned on) and "
+        f"Columns: `id` names an image for life{', and is unique within its plan' if several else ''}; `seed`, `prompt`, `parents` (content hashes of the real images it was conditioned on) and "
         "`conditioning` (what was drawn) are enough to make it again"
         + (f"; the scores of the filters are {', '.join(scores)}" if scores else "")
         + ".\n"

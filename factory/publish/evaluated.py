@@ -25,7 +25,7 @@ def _verdict(verdict: dict[str, Any] | None) -> str:
     if not verdict:
         return ""
     gain, half = verdict.get("gain"), verdict.get("ci95")
-    said = f"**{verdict['text'].strip()}**\n"
+    said = f"**{str(verdict.get('text') or 'No verdict').strip()}**\n"
     if gain is None or half is None:
         return said
     return f"{said}\nGain in accuracy: {100 * gain:+.1f} ± {100 * half:.1f} points (95% interval).\n"

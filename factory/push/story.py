@@ -80,6 +80,8 @@ def _push(folder: Path, remote: Remote, options: Options, evaluation: dict[str, 
         return {**result, "commit": None}
     if options.public and state.private and state.head is not None:
         log.warning("%s is private and stays so; open it in its settings on the Hub", remote.name)
+    if not options.public and not state.private and state.head is not None:
+        log.warning("%s is public, and everybody will see these images", remote.name)
     additions = {path: CommitOperationAdd(path, content) for path, content, _ in changes if content is not None}
     _upload(remote, whole, additions)
 
