@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from factory import assemble, report, runtime
+from factory import assemble, provenance, report, runtime
 from factory import plan as planning
 from factory.contracts import Table
 from factory.errors import UserError
@@ -47,6 +47,8 @@ def run(recipe: Recipe, plan: Plan, table: Table, out: Path, device: str = "auto
 def _run(recipe: Recipe, plan: Plan, table: Table, out: Path, me: runtime.Worker, device: str, owner: bool) -> dict[str, Any] | None:
     """One worker's part: make shards; the owner of the launch also selects, exports and reports."""
     store = Store.open(out, plan.id, plan.identity, recipe.settings(), owner)
+    if owner:
+        provenance.keep(recipe, plan, store)
     progress = report.Progress(recipe, store, table, show=owner)
     maker = Maker(recipe, plan, table, store, runtime.device(me, device), progress)
     try:

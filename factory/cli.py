@@ -32,6 +32,7 @@ COMMANDS = (
     "select",
     "report",
     "push",
+    "replay",
     "train",
     "large",
     "schema",

@@ -35,6 +35,10 @@ class Kind(BaseModel):
         """This kind as JSON values, with its name: what identities and provenance are made of."""
         return {"kind": self.kind, **self.model_dump(mode="json", exclude=set(exclude))}
 
+    def written(self) -> dict[str, Any]:
+        """This kind as its author wrote it, as JSON values: its name and the keys that were set, since some mean another thing when set."""
+        return {"kind": self.kind, **self.model_dump(mode="json", exclude_unset=True)}
+
 
 class Table(Protocol):
     """An opened source: real images by index, decoded when read.

@@ -195,8 +195,10 @@ def request_id(label: int, ordinal: int) -> str:
     return f"{'u' if label == UNLABELLED else label}-{ordinal:06d}"
 
 
-def make(recipe: Recipe, table: Table) -> Plan:
-    """The plan of a recipe over an opened source. Raises UserError for what no run could honour."""
+def make(recipe: Recipe, table: Table, worded: wording.Worded | None = None) -> Plan:
+    """The plan of a recipe over an opened source; its prompts are made anew unless they are given. Raises UserError for what no run
+    could honour.
+    """
     names = recipe.prompts.categories(table.class_names) if table.class_names else []
     classes = np.arange(len(names)) if names else np.array([UNLABELLED])
     members = table.labels if names else np.full(len(table), UNLABELLED)
@@ -207,7 +209,7 @@ def make(recipe: Recipe, table: Table) -> Plan:
     slots = wanted(recipe.amount, names, np.array([len(pool) for pool in pools]))
     if not slots.any():
         raise UserError("amount: the recipe asks for no image; raise amount.per_class, or amount.fill_to above the real images of a class")
-    worded = wording.texts(recipe.prompts, Context(table, names, recipe.seed, "auto", cache_folder()))
+    worded = worded or wording.texts(recipe.prompts, Context(table, names, recipe.seed, "auto", cache_folder()))
     prompts = list(dict.fromkeys(text for group in worded.texts for text in group))
     index = {text: i for i, text in enumerate(prompts)}
     weights = np.array([generator.weight for generator in recipe.generator])

@@ -89,6 +89,13 @@ class Recipe(Plain):
         generators = [generator.settings() for generator in self.generator]
         return {**plain, **single, "generator": generators, "filters": [f.settings() for f in self.filters]}
 
+    def written(self) -> dict[str, Any]:
+        """The recipe as JSON values that `load` reads back to this very recipe; of a kind, only the keys that were set."""
+        plain = self.model_dump(mode="json", include=set(Plain.model_fields))
+        single = {key: getattr(self, key).written() for key in ("source", "condition", "prompts", "export")}
+        many = {key: [kind.written() for kind in getattr(self, key)] for key in ("generator", "filters")}
+        return {key: {**plain, **single, **many}[key] for key in type(self).model_fields}
+
     def needs(self) -> frozenset[str]:
         """What every generator must take: what the condition needs, and what the sweep changes."""
         return self.condition.required() | ({"guidance"} & self.sweep.keys())

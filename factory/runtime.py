@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+from factory import __version__
 
 log = logging.getLogger("factory")
 
@@ -70,6 +73,18 @@ def fix_numerics(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+def describe(device: str) -> dict[str, str]:
+    """What outside the recipe decides the last bits of an image: hardware and versions, as JSON values without the machine's name."""
+    import numpy
+    import torch
+
+    if device.startswith("cuda"):
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        hardware = f"{device.partition(':')[0]} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return {"hardware": hardware, "torch": str(torch.__version__), "numpy": numpy.__version__, "factory": __version__}
 
 
 def launch(workers: int, arguments: list[str]) -> int:

@@ -102,7 +102,7 @@ class Store:
             create_once(folder / "run.json", {"format": FORMAT, "plan": plan_id, "identity": identity})
         run = store.run()
         if run["plan"] != plan_id:
-            changes = "; ".join(_differences(run["identity"], identity)) or "the plan"
+            changes = "; ".join(differences(run["identity"], identity)) or "the plan"
             raise UserError(f"{folder} was made by another plan ({changes}); choose another --out, or undo the change")
         if owner:
             write_json(folder / "recipe.json", settings)
@@ -120,7 +120,7 @@ class Store:
             if found == json.loads(json.dumps(settings)):
                 return
             if time.monotonic() > end:
-                changes = "; ".join(_differences(found or {}, settings))
+                changes = "; ".join(differences(found or {}, settings))
                 raise UserError(f"{self.folder} is being built with other settings ({changes}); join it with the same recipe")
             time.sleep(0.2)
 
@@ -183,7 +183,7 @@ class Store:
         """Write down what makes this run's images. Raises UserError when other weights made those that are here."""
         pinned = create_once(self.folder / f"generator-{number}.json", described)
         old, new = ({key: d.get(key) for key in ("weights", "commit")} for d in (pinned, described))
-        changes = _differences(old, new)
+        changes = differences(old, new)
         if changes:
             raise UserError(
                 f"{self.folder}: the generator's weights changed since this run began ({'; '.join(changes)}); choose another --out"
@@ -375,12 +375,12 @@ def _to_columns(table: pa.Table) -> dict[str, np.ndarray]:
     return columns
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """`generator.steps: 16 → 20`, one for each leaf that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [line for key in sorted({*old, *new}) for line in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
+        return [line for key in sorted({*old, *new}) for line in differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and any(isinstance(item, dict) for item in old):
-        return [line for i in range(len(old)) for line in _differences(old[i], new[i], f"{path}[{i}]")]
+        return [line for i in range(len(old)) for line in differences(old[i], new[i], f"{path}[{i}]")]
     if old == new:
         return []
     shown = [text if len(text := str(value)) <= 40 else text[:37] + "…" for value in (old, new)]

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from factory import images
+from factory import images, runtime
 from factory.contracts import Filter, FilterContext, OpenGenerator, Scorer, Table
 from factory.errors import Undecodable, UserError
 from factory.plan import Plan, Requests, Shard
@@ -78,7 +78,7 @@ class Maker:
                     raise
                 self._generators.clear()  # several may not fit into one device's memory
                 opened = self._open(number)
-            self.store.pin_generator(number, opened.describe())
+            self.store.pin_generator(number, {**opened.describe(), **runtime.describe(self.device)})
             self._generators[number] = opened
         return self._generators[number]
 

@@ -19,7 +19,9 @@ FLOORS = [
     ["augment"],
     ["sources", "prompts", "conditions", "generators", "filters", "exporters"],
     ["document", "recipe", "schema", "honour", "wording", "plan", "neighbours", "select", "store", "runtime"],
+    ["provenance"],
     ["contact_sheet", "prepare", "worker", "publish", "assemble", "report", "build", "reselect", "preview", "panorama", "page", "push"],
+    ["published", "replay"],
     ["train", "evaluate"],
     ["commands", "cli", "__main__"],
 ]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from factory import __version__
+from factory import __version__, provenance
 from factory.contracts import Filter
 from factory.publish import names
 from factory.recipe import Recipe
@@ -63,12 +63,12 @@ def write(folder: Path, recipe: Recipe, store: Store, facts: dict[str, Any]) -> 
     """recipe.yaml, plan.json and facts.json under provenance/<plan>/ of a dataset's folder."""
     own = folder / PROVENANCE / facts["plan"]
     own.mkdir(parents=True)
-    settings, _ = names.public(recipe.settings())
+    settings, _ = names.public(provenance.recipe_of(store, recipe))
     head = f"# The recipe of plan {facts['plan']}, by the synthetic-dataset factory {facts['factory']}: factory build recipe.yaml\n"
     if facts["local"]:
         head += f"# These named folders of the machine that it was built on; put yours: {', '.join(facts['local'])}\n"
     (own / "recipe.yaml").write_text(head + yaml(settings), encoding="utf-8")
-    plan, _ = names.public({**store.run(), "rounds": store.rounds(), "generators": store.generators()})
+    plan, _ = names.public(provenance.plan_of(store))
     for name, value in (("plan", plan), ("facts", facts)):
         (own / f"{name}.json").write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -10,6 +10,11 @@ from urllib.parse import urlsplit, urlunsplit
 from factory.recipe import Recipe
 
 _PLACES = {"dataset", "model"}  # keys whose value may be a folder without a slash in its name
+_OWN = {"c2pa"}  # where the signer keeps certificate and key is nobody else's business
+_SECRET_KEYS = re.compile(r"(^|_)(password|passwd|secret|credentials?|api_?key|private_?key|(access|auth|hf|hub)_?token)$", re.IGNORECASE)
+_SECRETS = re.compile(
+    r"\b(hf_\w{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|AKIA[0-9A-Z]{12,})\b|-----BEGIN [A-Z ]*PRIVATE KEY-----.*", re.DOTALL
+)
 
 
 def public_name(model: str) -> str:
@@ -26,16 +31,25 @@ def generator_names(recipe: Recipe) -> list[str]:
 def public(value: Any, key: str = "") -> tuple[Any, list[str]]:
     """JSON values for strangers, and the dotted keys of those that named a place on this machine.
 
-    A local path is cut to its last part, a URL loses its user, password and query.
+    A local path is cut to its last part, a URL loses its user, password and query. Keys named like a password or a token are left out,
+    and what has the form of a known service's token is taken out of any text.
     """
     if isinstance(value, dict):
-        pairs = {name: public(own, f"{key}.{name}".lstrip(".")) for name, own in value.items()}
+        open_to_all = {name: own for name, own in value.items() if name not in _OWN and not _is_secret(name, own)}
+        pairs = {name: public(own, f"{key}.{name}".lstrip(".")) for name, own in open_to_all.items()}
         return {name: own for name, (own, _) in pairs.items()}, [place for _, places in pairs.values() for place in places]
     if isinstance(value, list | tuple):
         items = [public(own, f"{key}[{i}]") for i, own in enumerate(value)]
         return [own for own, _ in items], [place for _, places in items for place in places]
     if not isinstance(value, str):
         return value, []
+    value = _SECRETS.sub("(removed)", value)
+    kind, colon, place = value.partition(":")
+    if colon and kind.isidentifier() and len(kind) > 1 and place.startswith(("/", "~/", "../")) and not place.startswith("//"):
+        return f"{kind}:{Path(place).name}", [key]  # an encoder such as transformers:/models/dino
+    if "://" in value and "::" in value:  # a file in an archive
+        parts = [public(part, key) for part in value.split("::")]
+        return "::".join(part for part, _ in parts), [place for _, places in parts for place in places[:1]][:1]
     if "://" in value:
         return _public_url(value), []
     if _is_local(value, key.rpartition(".")[2]):
@@ -43,12 +57,16 @@ def public(value: Any, key: str = "") -> tuple[Any, list[str]]:
     return value.replace(str(Path.home()), "~"), []
 
 
+def _is_secret(name: str, value: Any) -> bool:
+    return isinstance(value, str) and _SECRET_KEYS.search(name) is not None
+
+
 def _public_url(text: str) -> str:
     """Several URLs may stand in one text, as in a cascade of file systems or a sentence; all lose what may be secret."""
 
     def cleaned(match: re.Match[str]) -> str:
         parts = urlsplit(match[0])
-        if parts.scheme == "file":
+        if parts.scheme in ("file", "local"):
             return Path(parts.path).name
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
