@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from pydantic import Field
 
 from factory import images
 from factory.contracts import Exporter
-from factory.exporters import _xmp
+from factory.exporters import _c2pa, _xmp
 
 SUFFIX: dict[images.ImageFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 _ORIENTATION = 274  # the EXIF tag
@@ -33,25 +34,45 @@ class ImageExporter(Exporter):
         "(inpaint, outpaint); null writes none. Files that are passed on as they are stay unchanged.",
     )
 
+    c2pa: _c2pa.Signing | None = Field(
+        None,
+        description="Sign each image that was made here with a C2PA manifest: {certificate: chain.pem, key: key.pem}. "
+        "A signature has its time in it, so that signed exports are never equal in bytes.",
+    )
+
+    def check(self, notes: frozenset[str]) -> None:
+        """Raise UserError when the signer's files are missing or do not go together: at the start, not when all images are made."""
+        if self.c2pa is not None:
+            self._sign()(images.encode(np.zeros((8, 8, 3), np.uint8), self.image), self.image)
+
     def encoded(self, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Each row with the file bytes of its image, as these keys ask for."""
+        """Each row with the file bytes of its image, as these keys ask for. Raises UserError when they cannot be signed."""
         xmp = None if self.digital_source_type is None else _xmp.packet(self.digital_source_type)
-        return encoded(rows, self.image, self.quality, xmp)
+        return encoded(rows, self.image, self.quality, xmp, None if self.c2pa is None else self._sign())
+
+    def _sign(self) -> _c2pa.Sign:
+        assert self.c2pa is not None
+        return self.c2pa.open(self.digital_source_type or "trainedAlgorithmicMedia")
 
 
 def encoded(
-    rows: Iterable[dict[str, Any]], format: images.ImageFormat, quality: int, xmp: bytes | None = None
+    rows: Iterable[dict[str, Any]],
+    format: images.ImageFormat,
+    quality: int,
+    xmp: bytes | None = None,
+    sign: _c2pa.Sign | None = None,
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Each row with the bytes of its image, in the order of the rows; at most a few dozen images are in memory.
 
-    xmp: a packet for the images that were made here; a row that brings the file it was read from says nothing that this file did not.
+    xmp, sign: a packet and a signature for the images that were made here; a row that brings the file it was read from says nothing that
+    this file did not.
     """
     threads = min(8, os.cpu_count() or 1)
     waiting: deque[tuple[dict[str, Any], Future[bytes]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="factory-encode") as pool:
         try:
             for row in rows:
-                waiting.append((row, pool.submit(_bytes, row, format, quality, xmp)))
+                waiting.append((row, pool.submit(_bytes, row, format, quality, xmp, sign)))
                 if len(waiting) > 4 * threads:
                     first, data = waiting.popleft()
                     yield first, data.result()
@@ -69,13 +90,16 @@ def size(data: bytes) -> tuple[int, int]:
     return picture.height, picture.width
 
 
-def _bytes(row: dict[str, Any], format: images.ImageFormat, quality: int, xmp: bytes | None) -> bytes:
+def _bytes(row: dict[str, Any], format: images.ImageFormat, quality: int, xmp: bytes | None, sign: _c2pa.Sign | None) -> bytes:
     """The row's own file where it is one upright picture in this format, else its pixels encoded. Raises Undecodable."""
     own = row.get("bytes")
     if own is not None and _is_plain(own, format):
         return own
-    image = row.get("image")
-    return images.encode(images.decode(row["bytes"]) if image is None else image, format, quality, xmp if own is None else None)
+    if own is not None:
+        image = row.get("image")
+        return images.encode(images.decode(own) if image is None else image, format, quality)
+    data = images.encode(row["image"], format, quality, xmp)
+    return data if sign is None else sign(data, format)
 
 
 def _is_plain(data: bytes, format: images.ImageFormat) -> bool:

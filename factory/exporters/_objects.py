@@ -53,6 +53,10 @@ class ObjectExporter(_encode.ImageExporter):
 
     def check(self, notes: frozenset[str]) -> None:
         """Raise UserError for a dataset without boxes and masks."""
+        super().check(notes)
+        self._need_objects(notes)
+
+    def _need_objects(self, notes: frozenset[str]) -> None:
         wanted = ["boxes"] if self.masks == "none" else ["boxes", "mask"]
         if not notes.intersection(wanted):
             raise UserError(
@@ -62,7 +66,7 @@ class ObjectExporter(_encode.ImageExporter):
 
     def categories(self, info: DatasetInfo) -> list[str]:
         """The names of all categories. Raises UserError where rows cannot have any."""
-        self.check(frozenset(info.columns))
+        self._need_objects(frozenset(info.columns))
         if self.box_names is not None or info.class_names:
             return list(self.box_names or info.class_names)
         if "box_labels" in info.columns or self.masks == "classes":
