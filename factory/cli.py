@@ -30,6 +30,7 @@ COMMANDS = (
     "preview",
     "build",
     "select",
+    "evaluate",
     "report",
     "push",
     "replay",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +66,13 @@ def test_kernel_distance_agrees_with_torchmetrics_in_any_chunks(monkeypatch: pyt
     assert fidelity.kernel_distance(a, b) == pytest.approx(theirs)
     monkeypatch.setattr(fidelity, "CHUNK", 7)
     assert fidelity.kernel_distance(a, b) == pytest.approx(theirs)
+
+
+def test_kernel_distance_agrees_with_torch_fidelity() -> None:
+    reference = pytest.importorskip("torch_fidelity.metric_kid")
+    a, b = normal(40, 8, 0), normal(40, 8, 1, 0.2)
+    kernels = [(x @ y.T / 8 + 1) ** 3 for x, y in ((a, a), (a, b), (b, b))]
+    assert fidelity.kernel_distance(a, b) == pytest.approx(float(reference.mmd2(*kernels)))
 
 
 def test_clip_distance_is_the_mean_of_its_kernel() -> None:
@@ -275,3 +285,32 @@ def test_efficientnet_knows_imagenet_at_full_size() -> None:
         theirs = whole(x)
         ours = whole._fc(torch.from_numpy(backbones.open().features([picture])))
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+def test_inception_is_the_network_of_fid_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights in the place of the real ones, in torch-fidelity's own class; any other file is refused."""
+    theirs = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(UserError, match=r"needs .*weights-inception"):
+        backbones.open("inception")
+    path = tmp_path / "checkpoints" / backbones.INCEPTION_WEIGHTS
+    path.parent.mkdir()
+    path.write_bytes(b"something else")
+    with pytest.raises(UserError, match="is not the network of FID"):
+        backbones.open("inception")
+    with monkeypatch.context() as patch:
+        patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        plain = theirs.FeatureExtractorInceptionV3("plain", ["2048"], feature_extractor_weights_path=io.BytesIO(_saved({})))
+    path.write_bytes(_saved(plain.state_dict()))
+    monkeypatch.setattr(backbones, "INCEPTION_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 20, 24, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = plain(torch.from_numpy(pictures).permute(0, 3, 1, 2))[0]
+    found = backbones.open("inception").features(pictures)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def _saved(state: dict[str, torch.Tensor]) -> bytes:
+    held = io.BytesIO()
+    torch.save(state, held)
+    return held.getvalue()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,9 @@ from factory import encoders
 from factory.errors import UserError
 
 OFFLINE = "efficientnet_lite0"
+INCEPTION = "inception"
+INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's conversion of the network that all papers use
+INCEPTION_SHA256 = "6726825d"  # how its digest begins
 BATCH = 64
 _FULL_SIZE = 224
 
@@ -18,11 +23,11 @@ _FULL_SIZE = 224
 class Backbone:
     """A frozen network under the name that reports give its distances.
 
-    name: as it was asked for.  dim: length of a feature.
+    name: as it was asked for.  dim: length of a feature.  identity: what decides a feature, for caches; the name where weights never change.
     """
 
-    def __init__(self, name: str, dim: int, embed: Callable[[np.ndarray], np.ndarray]):
-        self.name, self.dim, self._embed = name, dim, embed
+    def __init__(self, name: str, dim: int, embed: Callable[[np.ndarray], np.ndarray], identity: str | None = None):
+        self.name, self.dim, self.identity, self._embed = name, dim, identity or name, embed
 
     def features(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] each, of any sizes, or uint8 [N, H, W, 3] -> float32 [N, dim]. Raises UserError for anything else."""
@@ -43,13 +48,15 @@ def open(name: str = OFFLINE, device: str = "cpu") -> Backbone:
     """The backbone of this name. Raises UserError for an unknown one.
 
     name: "efficientnet_lite0" (ImageNet weights from a wheel, no network needed; "efficientnet_lite0@64" sees 64 instead of 224 pixels a
-    side, for small images), "timm:NAME", "transformers:ID or folder", "open_clip:ARCH/TAG or folder", or a folder that `factory train`
-    wrote. All but the first give features of unit length.
+    side, for small images), "inception" (the network of FID, where its weights are on this disk), "timm:NAME", "transformers:ID or folder",
+    "open_clip:ARCH/TAG or folder", or a folder that `factory train` wrote. All but the first two give features of unit length.
     """
+    if name == INCEPTION:
+        return _inception(device)
     if name.partition("@")[0] == OFFLINE:
         return _efficientnet(name, device)
     encoder = encoders.open(name.removeprefix("open_clip:"), device)
-    return Backbone(name, encoder.dim, lambda batch: encoder.encode_images(list(batch)))
+    return Backbone(name, encoder.dim, lambda batch: encoder.encode_images(list(batch)), encoder.identity)
 
 
 def _efficientnet(name: str, device: str) -> Backbone:
@@ -72,6 +79,38 @@ def _efficientnet(name: str, device: str) -> Backbone:
             return network.extract_features(x).mean((2, 3)).float().cpu().numpy()
 
     return Backbone(name, 1280, embed)
+
+
+def _inception(device: str) -> Backbone:
+    """Inception v3 with the weights and the resizing of FID (Heusel et al. 2017), its last pooling: 2,048 numbers, by torch-fidelity."""
+    import torch
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_WEIGHTS
+    if not path.is_file():
+        raise UserError(f"backbone {INCEPTION} needs {path}; fetch it from torch-fidelity's releases, or choose another backbone")
+    with path.open("rb") as file:
+        digest = _sha256(file)
+    if not digest.startswith(INCEPTION_SHA256):
+        raise UserError(f"{path} is not the network of FID (its SHA-256 begins {digest[:8]}, not {INCEPTION_SHA256}); fetch it again")
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise UserError(f"backbone {INCEPTION} needs torch-fidelity; run `pip install synthetic-dataset-factory[evaluate]`") from error
+    network: Any = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)).to(device)
+
+    def embed(batch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            pixels = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2))).to(device)
+            return network(pixels)[0].float().cpu().numpy()
+
+    return Backbone(INCEPTION, 2048, embed)
+
+
+def _sha256(file: Any) -> str:
+    total = hashlib.sha256()
+    while block := file.read(1 << 20):
+        total.update(block)
+    return total.hexdigest()
 
 
 def _size(name: str) -> int:

@@ -192,25 +192,50 @@ class _Crop(nn.Module):
         return K.RandomResizedCrop((x.shape[2], x.shape[3]), scale=(0.5, 1.0), ratio=(0.8, 1.25), p=1.0)(x)
 
 
-def linear_probe(features: np.ndarray, labels: np.ndarray, test_features: np.ndarray, classes: int, seed: int = 0) -> np.ndarray:
+def linear_probe(
+    features: np.ndarray, labels: np.ndarray, test_features: np.ndarray, classes: int, seed: int = 0,
+    strength: float | None = None, weights: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Logistic regression on frozen features -> float32 logits [M, classes]; a class without training images gets −inf.
 
-    The strength of its penalty is chosen by cross-validation on the training images alone where every class has two or more.
+    strength: inverse of the penalty; None chooses it by `probe_strength`.  weights: of the training images, float [N]; 1 each by default.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-    known, counts = np.unique(labels, return_counts=True)
-    if len(known) < 2:
-        raise UserError(f"a linear probe needs two classes or more, and the training images are of {len(known)}")
-    centre = features.mean(0, dtype=np.float64)
-    scale = np.sqrt(np.square(features - centre).sum(1).mean()) + 1e-12
-    train, test = (np.asarray((x - centre) / scale, np.float32) for x in (features, test_features))
-    model: Any = LogisticRegression(C=10.0, max_iter=500)
-    if counts.min() >= 2:
-        folds = StratifiedKFold(min(5, int(counts.min())), shuffle=True, random_state=seed)
-        model = GridSearchCV(model, {"C": [0.1, 1.0, 10.0, 100.0, 1000.0]}, cv=folds, scoring="neg_log_loss")
-    scores = model.fit(train, labels).decision_function(test)
+    known = _at_least_two(labels)
+    train, test = _scaled(features, features, test_features)
+    chosen = probe_strength(features, labels, seed) if strength is None else strength
+    model: Any = LogisticRegression(C=chosen, max_iter=500)
+    scores = model.fit(train, labels, sample_weight=weights).decision_function(test)
     logits = np.full((len(test), classes), -np.inf, np.float32)
     logits[:, known] = np.stack([-scores, scores], 1) / 2 if len(known) == 2 else scores
     return logits
+
+
+def probe_strength(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
+    """The inverse penalty of a linear probe, chosen by cross-validation on the training images alone where every class has two or more."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+    _at_least_two(labels)
+    fewest = int(np.unique(labels, return_counts=True)[1].min())
+    if fewest < 2:
+        return 10.0
+    folds = StratifiedKFold(min(5, fewest), shuffle=True, random_state=seed)
+    grid = {"C": [0.1, 1.0, 10.0, 100.0, 1000.0]}
+    search = GridSearchCV(LogisticRegression(max_iter=500), grid, cv=folds, scoring="neg_log_loss", refit=False)
+    return float(search.fit(_scaled(features, features)[0], labels).best_params_["C"])
+
+
+def _at_least_two(labels: np.ndarray) -> np.ndarray:
+    known = np.unique(labels)
+    if len(known) < 2:
+        raise UserError(f"a linear probe needs two classes or more, and the training images are of {len(known)}")
+    return known
+
+
+def _scaled(fitted: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Centred, and brought to unit mean square length, both by the first array."""
+    centre = fitted.mean(0, dtype=np.float64)
+    scale = np.sqrt(np.square(fitted - centre).sum(1).mean()) + 1e-12
+    return [np.asarray((x - centre) / scale, np.float32) for x in others]

@@ -24,8 +24,11 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     """
     a, b = _checked(real, fake)
     shift = a.mean(0) - b.mean(0)
-    first, second = np.cov(a, rowvar=False).reshape(a.shape[1], -1), np.cov(b, rowvar=False).reshape(a.shape[1], -1)
-    return float(max(0.0, shift @ shift + np.trace(first) + np.trace(second) - 2 * _trace_of_root(first, second)))
+    # Centred rows over the root of their number less one: a covariance is x.T @ x.
+    x, y = ((z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (a, b))
+    few = max(len(a), len(b)) < a.shape[1]  # then x y.T is the smaller matrix, and its singular values are the same roots
+    root = float(np.linalg.svd(x @ y.T, compute_uv=False).sum()) if few else _trace_of_root(x.T @ x, y.T @ y)
+    return float(max(0.0, shift @ shift + np.square(x).sum() + np.square(y).sum() - 2 * root))
 
 
 def _trace_of_root(first: np.ndarray, second: np.ndarray) -> float:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from factory.errors import UserError
+from factory.evaluate.copies import Nearest
 
 NAMED = 10  # indices named in one message
 
@@ -47,3 +49,84 @@ def require_parents(parents: Sequence[Sequence[int]], drawn: np.ndarray) -> None
             f"{len(strays)} synthetic images were made from real images outside the draw of {len(allowed)} ({named}); "
             "make them from the drawn images alone, or the arm sees more labels than the one it is compared with"
         )
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question about leaks. name: a slug.  ids: what fails it.  why: a sentence with what to do, without the ids."""
+
+    name: str
+    ids: list[str]
+    why: str
+
+    @property
+    def passed(self) -> bool:
+        return not self.ids
+
+    def __str__(self) -> str:
+        more = f" and {len(self.ids) - NAMED} more" if len(self.ids) > NAMED else ""
+        return f"{self.name}: {self.why}: {', '.join(self.ids[:NAMED])}{more}"
+
+
+def require(checks: Iterable[Check]) -> None:
+    """Raises UserError that names every failed check and its ids, one a line."""
+    failed = [str(check) for check in checks if not check.passed]
+    if failed:
+        raise UserError("\n".join(failed))
+
+
+def synthetic_in(what: str, ids: Sequence[str], pixels: Sequence[bytes], marked: np.ndarray | None, made: Mapping[bytes, str]) -> Check:
+    """Generated images among those that results are measured on.
+
+    what: test or validation.  marked: bool [N], rows that say of themselves that they were generated.  made: pixel digest -> id of every
+    image that this run has generated, refused ones included.
+    """
+    found = [
+        f"{what} {name}" + (f" = {made[digest]}" if digest in made else "")
+        for place, (name, digest) in enumerate(zip(ids, pixels, strict=True))
+        if digest in made or (marked is not None and marked[place])
+    ]
+    return Check(f"synthetic_in_{what}", found, f"{len(found)} {what} images are synthetic; measure on real images alone")
+
+
+def training_in_test(ids: Sequence[str], pixels: Sequence[bytes], test: Sequence[str], test_pixels: Sequence[bytes]) -> Check:
+    """Real images to learn or to generate from that are test images too, pixel by pixel."""
+    known = dict(zip(test_pixels, test, strict=True))
+    found = [f"{name} = test {known[digest]}" for name, digest in zip(ids, pixels, strict=True) if digest in known]
+    why = f"{len(found)} real images that the run was made from are test images; take them out of one of the two"
+    return Check("training_in_test", found, why)
+
+
+def parents_outside(ids: Sequence[str], parents: Sequence[Sequence[str]], allowed: frozenset[str], draw: str) -> Check:
+    """Synthetic images with a parent that the draw does not hold.
+
+    parents: content keys of the parents of each.  allowed: content keys of the drawn images.  draw: what it is called, for the message.
+    """
+    found = [name for name, own in zip(ids, parents, strict=True) if not allowed.issuperset(own)]
+    why = (
+        f"{len(found)} synthetic images were made from real images outside {draw}, so their arm would see more labels than the one it is "
+        "compared with; build a run from those images alone, or say --set outside=leave_out"
+    )
+    return Check("parents_outside_shots", found, why)
+
+
+def near_copies_of_test(ids: Sequence[str], found: Nearest, test: Sequence[str], threshold: float) -> Check:
+    """Synthetic images that show a test image. found: for each the nearest test image, by the spacing of real training images."""
+    named = [f"{ids[i]} ~ test {test[found.row[i]]} ({found.ratio[i]:.2f})" for i in np.flatnonzero(found.ratio < threshold).tolist()]
+    why = f"{len(named)} synthetic images are copies or near-copies of test images (ratio below {threshold:g}); filter them out"
+    return Check("near_copies_of_test", named, why)
+
+
+def class_list(made: Sequence[str], train: Sequence[str], test: Sequence[str]) -> Check:
+    """Classes that were generated, that the training images do not have, and the test images do: the list came from the test."""
+    found = [name for name in made if name not in train and name in test]
+    why = f"{len(found)} generated classes have no real training image but are tested; take the class list from the training images"
+    return Check("class_list_from_test", found, why)
+
+
+def prompts_from_test(ids: Sequence[str], prompts: Sequence[str], captions: Sequence[str] | None, own: Sequence[str] | None) -> Check:
+    """Synthetic images whose prompt is the caption of a test image, and of no training image."""
+    known = {text.strip().lower() for text in captions or () if text} - {text.strip().lower() for text in own or ()}
+    found = [name for name, prompt in zip(ids, prompts, strict=True) if prompt.strip().lower() in known]
+    why = f"{len(found)} synthetic images were prompted with captions of test images; take captions from the training images"
+    return Check("prompts_from_test", found, why)

@@ -64,7 +64,7 @@ class TableSource(Source):
         for key, name in columns.items():
             if name is not None:
                 _columns.require(data.features, name, key, where)
-        _refuse_stress_test(data, where)
+        synthetic = _marked(data, where)
         if self.label is None:
             index, labels, names = np.arange(len(data)), np.full(len(data), -1, np.int32), list[str]()
         else:
@@ -75,7 +75,7 @@ class TableSource(Source):
             raise UserError(f"{where}: there are no images")
         captions = _first_texts(_columns.column(data, self.caption), index) if self.caption is not None else None
         tops = list(dict.fromkeys(_columns.root(data.features, name) for name in columns.values() if name is not None))
-        return DatasetTable(self, data.select_columns(tops), index, labels, names, captions)
+        return DatasetTable(self, data.select_columns(tops), index, labels, names, captions, synthetic[index])
 
     def _choose(self, labels: np.ndarray, names: list[str], where: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """The rows that `classes` and `shots` leave, in the order of the dataset, with labels renumbered to the kept classes."""
@@ -99,16 +99,17 @@ class TableSource(Source):
         return index, renumber[labels[index]], [names[number] for number in kept]
 
 
-def _refuse_stress_test(data: Any, where: str) -> None:
-    """Raise UserError when some rows are of a generated test set: they may never pass for real images."""
+def _marked(data: Any, where: str) -> np.ndarray:
+    """Which rows say that they were generated, bool [N]. Raise UserError for those of a generated test set: they never pass for real images."""
     if "synthetic" not in data.features:
-        return
+        return np.zeros(len(data), bool)
     marks = _columns.column(data, "synthetic")
     count = marks.count("stress_test")
     if count:
         raise UserError(
             f"{where}: {count} of {len(marks)} rows are a generated stress test (column `synthetic`); use real images as the source"
         )
+    return np.array([bool(mark) for mark in marks], bool)
 
 
 class DatasetTable:
@@ -117,12 +118,22 @@ class DatasetTable:
     fingerprint: sha256 over the class names and, for every chosen row in order, its content hash, label and caption, and its masks,
     boxes and soft labels where they are named. Beyond 50,000
     chosen rows that are files on disk, a file's name relative to their common folder and its size stand for its content.
+    synthetic: bool [N], rows that carry the mark of a factory's export.
     """
 
-    def __init__(self, source: TableSource, rows: Any, index: np.ndarray, labels: np.ndarray, names: list[str], captions: list[str] | None):
+    def __init__(
+        self,
+        source: TableSource,
+        rows: Any,
+        index: np.ndarray,
+        labels: np.ndarray,
+        names: list[str],
+        captions: list[str] | None,
+        synthetic: np.ndarray,
+    ):
         self._source, self._rows, self._index = source, rows, index
         self.notes = frozenset(key for key in ("caption", "soft_label", "mask", "boxes") if getattr(source, key) is not None)
-        self.class_names, self.labels, self.captions = names, labels, captions
+        self.class_names, self.labels, self.captions, self.synthetic = names, labels, captions, synthetic
         self.fingerprint = self._fingerprint()
 
     def __len__(self) -> int:

@@ -117,6 +117,8 @@ class PatchTable:
         total = hashlib.sha256(json.dumps([self.images.fingerprint, self.class_names]).encode())
         total.update(self.places.tobytes() + self.labels.tobytes())
         self.fingerprint = total.hexdigest()
+        marks: np.ndarray | None = getattr(self.images, "synthetic", None)
+        self.synthetic = None if marks is None else marks[self.places[:, 0]]  # a patch of a generated image is generated
         self._held: OrderedDict[int, Example] = OrderedDict()
         self._lock = Lock()
 

@@ -1,0 +1,120 @@
+"""Who is a copy of whom: nearest real images in two spaces, as a share of the distance that real images keep from each other.
+
+A network's features see the same object again; thumbnails see the same pixels again after re-encoding, noise, blur, a mirror or a small shift,
+which features of small images do not bear. A copy in either is a copy.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+THUMBNAIL = 8  # pixels a side
+SHIFT = 1 / 28  # of a side
+_LEAST = 0.1  # of the median spacing: a duplicate within the real images must not make its neighbours infinitely far from copies
+
+
+class Nearest(NamedTuple):
+    """For each query its nearest reference image.
+
+    row: int [N].  distance: float [N], of unit features, 0 to 2.  ratio: float [N], below 1 where the query is nearer to a real
+    image than other real images are; the smaller one of features and thumbnails.
+    """
+
+    row: np.ndarray
+    distance: np.ndarray
+    ratio: np.ndarray
+
+
+class Space(NamedTuple):
+    """Images where copies are looked for. units: float32 [N, D].  thumbs: float32 [N, 192].  views: of each, float32 [V, N, 192]."""
+
+    units: np.ndarray
+    thumbs: np.ndarray
+    views: np.ndarray
+
+
+def space(features: np.ndarray, small: np.ndarray) -> Space:
+    """features: float [N, D].  small: uint8 [N, S, S, 3], the same images."""
+    units = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+    step = max(1, round(SHIFT * small.shape[1]))
+    moves = [(0, 0), (step, 0), (-step, 0), (0, step), (0, -step)]
+    views = [_thumbnails(np.roll(face, move, (1, 2))) for face in (small, small[:, :, ::-1]) for move in moves]
+    return Space(units.astype(np.float32), views[0], np.stack(views))
+
+
+def _thumbnails(images: np.ndarray) -> np.ndarray:
+    """uint8 [N, S, S, 3] -> unit float32 [N, 192], without brightness and contrast; zero for an image of one colour."""
+    import cv2
+
+    scaled = [cv2.resize(np.ascontiguousarray(x), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA) for x in images]
+    flat = np.stack(scaled).reshape(len(images), -1).astype(np.float32)
+    flat -= flat.mean(1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.where(length > flat.shape[1] ** 0.5, flat / length.clip(1e-6), 0)
+
+
+def nearest(queries: Space, reference: Space, among: Space | None = None) -> Nearest:
+    """The nearest reference image of every query, and how near it is as real images go.
+
+    among: real images that tell how far a reference image is from others; the reference itself, its own row left out, by default.
+    """
+    rows, ratios = zip(*(_in_one(*parts) for parts in _spaces(queries, reference, among)), strict=True)
+    smaller = np.argmin(np.stack(ratios), 0)
+    chosen = np.arange(len(smaller))
+    row = np.stack(rows)[smaller, chosen]
+    distance = np.linalg.norm(queries.units - reference.units[row], axis=1)
+    return Nearest(row, distance, np.stack(ratios)[smaller, chosen])
+
+
+def _spaces(
+    queries: Space, reference: Space, among: Space | None
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]]:
+    other = None if among is None else among.units[None]
+    seen = None if among is None else among.views
+    return [
+        (queries.units[None], reference.units, other, reference.units[None]),
+        (queries.views, reference.thumbs, seen, reference.views),
+    ]
+
+
+def _in_one(queries: np.ndarray, reference: np.ndarray, among: np.ndarray | None, own: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    row, distance = _search(queries, reference)
+    needed, place = np.unique(row, return_inverse=True)
+    if among is None:
+        assert own is not None
+        spacing = _spacing(own[:, needed], reference, needed)
+    else:  # views of the others are compared with the reference as it is, just as the queries are
+        flat = among.reshape(-1, among.shape[-1])
+        spacing = _search(reference[None, needed], flat)[1]
+    spacing = np.maximum(spacing, _LEAST * np.median(spacing) + 1e-6)
+    return row, distance / spacing[place]
+
+
+def _search(queries: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Views [V, N, D] of queries against [M, D]: the nearest row and its Euclidean distance over all views."""
+    import faiss
+
+    index = faiss.IndexFlatL2(reference.shape[1])
+    index.add(np.ascontiguousarray(reference, np.float32))
+    found = [index.search(np.ascontiguousarray(view, np.float32), 1) for view in queries]
+    squared, rows = np.stack([f[0][:, 0] for f in found]), np.stack([f[1][:, 0] for f in found])
+    best, chosen = squared.argmin(0), np.arange(queries.shape[1])
+    return rows[best, chosen], np.sqrt(squared[best, chosen].clip(0))
+
+
+def _spacing(own: np.ndarray, reference: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The distance of these reference rows, seen in views [V, N, D], to the nearest other one."""
+    import faiss
+
+    if len(reference) < 2:
+        return np.full(len(rows), 2.0)
+    index = faiss.IndexFlatL2(reference.shape[1])
+    index.add(np.ascontiguousarray(reference, np.float32))
+    best = np.full(len(rows), np.inf)
+    for view in own:
+        squared, found = index.search(np.ascontiguousarray(view, np.float32), 2)
+        other = np.where(found == rows[:, None], np.inf, squared).min(1)
+        best = np.minimum(best, other)
+    return np.sqrt(best.clip(0))

@@ -1,0 +1,179 @@
+"""Everything that an evaluation works on, read once: the run's images, real training images, test images, and who is whose parent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from factory import encoders, seeds
+from factory.contracts import Table
+from factory.errors import Undecodable, UserError
+from factory.evaluate import backbones, cards, copies, guards, made, sets
+from factory.evaluate.guards import Check
+from factory.evaluate.made import Made, Run
+from factory.evaluate.sets import Eyes, ImageSet
+from factory.evaluate.settings import Settings
+
+log = logging.getLogger("factory")
+MOST_SIDE = 64
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """real: training images, of which rows `own` are those that the run was made from.  keys: of own images, content key -> row of real.
+
+    class_names: of the labels of real, test and made.images.  real_marked, test_marked: bool [N] or None, rows that say they were generated.
+    """
+
+    run: Run
+    settings: Settings
+    eyes: Eyes
+    class_names: list[str]
+    made: Made
+    real: ImageSet
+    own: np.ndarray
+    keys: dict[str, int]
+    test: ImageSet
+    real_marked: np.ndarray | None
+    test_marked: np.ndarray | None
+    test_table: Table
+    real_table: Table
+    test_name: str
+
+    @cached_property
+    def parents(self) -> list[frozenset[int]]:
+        """For each synthetic image the rows of real that are its parents; -1 for one that is not there."""
+        return [frozenset(self.keys.get(key, -1) for key in own) for own in self.made.parents]
+
+    def checks(self) -> list[Check]:
+        """The guards that do not depend on which images are drawn."""
+        ours, test = self.made.images, self.test
+        near = copies.nearest(ours.space, test.space, self.real.space)
+        return [
+            guards.synthetic_in("test", test.ids, test.pixels, self.test_marked, self.made.generated),
+            guards.synthetic_in("validation", self.real.ids, self.real.pixels, self.real_marked, self.made.generated),
+            guards.training_in_test(
+                [self.real.ids[row] for row in self.own], [self.real.pixels[row] for row in self.own], test.ids, test.pixels
+            ),
+            guards.near_copies_of_test(ours.ids, near, test.ids, self.settings.copy_ratio),
+            cards.trained_on_test([g.settings() for g in self.run.recipe.generator], self.test_table, self.test_name),
+            guards.class_list(self.run.class_names, self.class_names, self.test_table.class_names),
+            guards.prompts_from_test(ours.ids, self.made.prompts, self.test_table.captions, self.real_table.captions),
+        ]
+
+
+def gather(folder: Path, real: str, test: str, settings: Settings, device: str) -> Evidence:
+    """Open and read everything. Raises UserError for what is missing or does not fit together."""
+    run = made.open(folder)
+    real_table, test_table, own_table = sets.opened(real, "train"), sets.opened(test, "test", real != test), _own_table(run)
+    names = list(real_table.class_names)
+    eyes = _eyes(run, real_table, settings, device)
+    rows, own_keys = _chosen(real_table, own_table, settings.reference)
+    reals = sets.of_table(real_table, rows, eyes, np.asarray(real_table.labels), "real training images")
+    own, keys = _located(reals, own_keys)
+    labels = _numbers(test_table.class_names, names)[np.asarray(test_table.labels)]
+    tested = sets.of_table(test_table, _at_most(labels, settings.test), eyes, labels, "real test images")
+    ours = made.look(run, eyes, _numbers(run.class_names, names))
+    marks = [_marks(table, found) for table, found in ((real_table, reals), (test_table, tested))]
+    return Evidence(run, settings, eyes, names, ours, reals, own, keys, tested, marks[0], marks[1], test_table, real_table, test)
+
+
+def _own_table(run: Run) -> Table:
+    try:
+        table = run.recipe.source.open()
+    except UserError as error:
+        raise UserError(f"{run.folder}: the real images that it was made from cannot be opened: {error}") from error
+    if table.fingerprint != run.source_fingerprint:
+        raise UserError(f"{run.folder}: the real images that it was made from have changed since; bring the old ones back, or build again")
+    return table
+
+
+def _chosen(real: Table, own: Table, most: int) -> tuple[np.ndarray, dict[str, str]]:
+    """(rows of real to read, content key -> name of the run's own images): all of them, or a sample that holds the run's own."""
+    keys: dict[str, str] = {}
+    for row in range(len(own)):
+        try:
+            keys[own.read(row).key] = f"row {row} of the run's source"
+        except Undecodable:
+            continue  # the build has left it out as well
+    if len(real) <= most:
+        return np.arange(len(real)), keys
+    mine = np.array([row for row in range(len(real)) if _key(real, row) in keys], np.int64)
+    others = np.setdiff1d(np.arange(len(real)), mine)
+    some = seeds.rng("evaluate", "reference").permutation(others)[: max(0, most - len(mine))]
+    log.info("%d of %d real training images are compared with (reference)", len(mine) + len(some), len(real))
+    return np.sort(np.concatenate([mine, some])), keys
+
+
+def _key(table: Table, row: int) -> str:
+    try:
+        return table.read(row).key
+    except Undecodable:
+        return ""
+
+
+def _located(real: ImageSet, own_keys: dict[str, str]) -> tuple[np.ndarray, dict[str, int]]:
+    """(rows of real that are the run's own, content key -> row). Raises UserError for own images that are not among the real ones."""
+    first: dict[str, int] = {}
+    for row, key in enumerate(real.keys):
+        first.setdefault(key, row)
+    missing = [name for key, name in own_keys.items() if key not in first]
+    if missing:
+        raise UserError(
+            f"--real does not hold {len(missing)} of the {len(own_keys)} real images that the run was made from "
+            f"({', '.join(missing[: guards.NAMED])}); name the set that they were drawn from"
+        )
+    return np.array([row for row, key in enumerate(real.keys) if key in own_keys], np.int64), first
+
+
+def _numbers(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
+    """int [len(names) + 1]: each class as a number of `known`, -1 where it has none; the last entry is where label -1 points."""
+    return np.array([*(known.index(name) if name in known else -1 for name in names), -1], np.int64)
+
+
+def _at_most(labels: np.ndarray, most: int | None) -> np.ndarray:
+    """Rows with a known class, at most so many a class; of unlabelled rows likewise where there are no others."""
+    labels = labels if (labels >= 0).any() else np.zeros(len(labels), np.int64)
+    parts = [seeds.rng("evaluate", "test", int(c)).permutation(np.flatnonzero(labels == c))[:most] for c in np.unique(labels[labels >= 0])]
+    return np.sort(np.concatenate(parts))
+
+
+def _marks(table: Table, found: ImageSet) -> np.ndarray | None:
+    marks: np.ndarray | None = getattr(table, "synthetic", None)
+    return None if marks is None else marks[np.array(found.ids, np.int64)]
+
+
+def _eyes(run: Run, real: Table, settings: Settings, device: str) -> Eyes:
+    shape = _first(real).shape
+    side = settings.side or max(16, min(MOST_SIDE, max(shape[:2])))
+    name = settings.backbone or (backbones.OFFLINE + ("@64" if max(shape[:2]) <= 64 else "@128" if max(shape[:2]) <= 128 else ""))
+    return Eyes(side, backbones.open(name, device), _clip(run, settings, device))
+
+
+def _first(table: Table) -> np.ndarray:
+    for row in range(len(table)):
+        try:
+            return table.read(row).image
+        except Undecodable:
+            continue
+    raise UserError("--real: none of its images can be decoded")
+
+
+def _clip(run: Run, settings: Settings, device: str) -> Any:
+    """The CLIP that was asked for, or the first one that a filter of the run names; None for neither."""
+    if settings.clip is not None:
+        found = encoders.open(settings.clip, device)
+        if not isinstance(found, encoders.OpenClip):
+            raise UserError(f"clip: {settings.clip!r} has no text side; name an open_clip model or folder")
+        return found
+    for f in run.recipe.filters:
+        model = getattr(f, "model", None)
+        if isinstance(model, str) and isinstance(encoder := encoders.open(model, device), encoders.OpenClip):
+            return encoder
+    return None

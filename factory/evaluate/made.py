@@ -1,0 +1,111 @@
+"""The synthetic images of a run as its folder holds them: what was kept, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from factory import images
+from factory import recipe as recipes
+from factory.errors import Undecodable, UserError
+from factory.evaluate import guards
+from factory.evaluate.sets import Eyes, ImageSet, Item
+from factory.recipe import Recipe
+from factory.store import Shards, Store
+
+COLUMNS = ["id", "image", "label", "prompt", "parents"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished build. keep: bool [N] over all its rows.  class_names: of its labels."""
+
+    folder: Path
+    recipe: Recipe
+    store: Store
+    shards: Shards
+    keep: np.ndarray
+    class_names: list[str]
+    source_fingerprint: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was kept. prompts, parents (content keys of real images): of each.  soft: float32 [N, classes] or None.
+
+    generated: pixel digest -> id of everything that the run has made, refused images included.
+    """
+
+    images: ImageSet
+    prompts: list[str]
+    parents: list[list[str]]
+    soft: np.ndarray | None
+    generated: dict[bytes, str]
+
+
+def open(folder: Path) -> Run:
+    """Raises UserError for a folder without a finished run."""
+    store = Store.existing(folder)
+    shards, rows = store.read_rows()
+    path = folder / "selection.parquet"
+    if not path.exists():
+        raise UserError(f"{folder}: nothing has been selected; run `factory build` with the same --out to finish it")
+    keep = pq.read_table(path, columns=["keep"])["keep"].to_numpy(zero_copy_only=False)
+    if len(keep) != len(rows["label"]):
+        raise UserError(f"{folder}: selection.parquet has {len(keep)} rows for {len(rows['label'])} images; run `factory select {folder}`")
+    if not keep.any():
+        raise UserError(f"{folder}: no image was kept, so there is nothing to evaluate; loosen a filter and run `factory select {folder}`")
+    source = store.run()["identity"]["source"]
+    return Run(folder, recipes.load(folder / "recipe.json", environ={}), store, shards, keep, source["class_names"], source["fingerprint"])
+
+
+def look(run: Run, eyes: Eyes, renumber: np.ndarray) -> Made:
+    """Read the run's images. renumber: int [classes + 1], each of its labels as a label of the real images; the last for unlabelled ones."""
+    generated: dict[bytes, str] = {}
+    prompts: list[str] = []
+    parents: list[list[str]] = []
+    soft: list[list[float] | None] = []
+    places: list[tuple[str, int]] = []
+
+    def items() -> Iterator[Item]:
+        at = 0
+        for shard in run.shards.names:
+            wanted = [*COLUMNS, *(["soft_label"] if "soft_label" in run.store.columns(shard) else [])]
+            for offset, row in enumerate(run.store.read_shard(shard, wanted).to_pylist()):
+                try:
+                    image = images.decode(row["image"])
+                except Undecodable:
+                    continue  # a filter has refused it, with this reason
+                generated.setdefault(guards.digests([image])[0], row["id"])
+                if not run.keep[at + offset]:
+                    continue
+                prompts.append(row["prompt"] or "")
+                parents.append(list(row["parents"] or []))
+                soft.append(row.get("soft_label"))
+                places.append((shard, offset))
+                yield row["id"], row["id"], image, int(renumber[row["label"]])
+            at += run.store.mark(shard)["rows"]
+
+    def read(place: int) -> np.ndarray:
+        shard, offset = places[place]
+        return images.decode(run.store.read_shard(shard, ["image"])["image"][offset].as_py())
+
+    found = eyes.look(items(), read, "synthetic images")
+    return Made(found, prompts, parents, _soft(soft, renumber), generated)
+
+
+def _soft(rows: list[list[float] | None], renumber: np.ndarray) -> np.ndarray | None:
+    """Targets of rows that have soft labels; a row without one has zeros, and is taken by its class."""
+    if all(row is None for row in rows):
+        return None
+    out = np.zeros((len(rows), int(renumber.max()) + 1), np.float32)
+    for place, row in enumerate(rows):
+        for label, share in enumerate(row or []):
+            if renumber[label] >= 0:
+                out[place, renumber[label]] += share
+    total = out.sum(1, keepdims=True)
+    return np.where(total > 0, out / np.maximum(total, 1e-9), 0)

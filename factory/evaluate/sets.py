@@ -1,0 +1,166 @@
+"""Images as the measurements see them: decoded once, small, digested, and with their features."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from factory import files, images, kinds
+from factory.contracts import Source, Table
+from factory.encoders import Encoder
+from factory.errors import Undecodable, UserError
+from factory.evaluate import copies, guards
+from factory.evaluate.backbones import Backbone
+
+log = logging.getLogger("factory")
+CHUNK = 256  # images decoded at once
+Item = tuple[str, str, np.ndarray, int]  # id, content key, image, label
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one kind, in order.
+
+    ids, keys: names, and hex digests of the stored bytes.  pixels: a digest of each one's pixels.  labels: int [N], -1 unlabelled.
+    small: uint8 [N, S, S, 3].  features: float32 [N, D].  clip: float32 [N, E] of unit length, or None.  read: an image at its own size.
+    """
+
+    ids: list[str]
+    keys: list[str]
+    pixels: list[bytes]
+    labels: np.ndarray
+    small: np.ndarray
+    features: np.ndarray
+    clip: np.ndarray | None
+    read: Callable[[int], np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def space(self) -> copies.Space:
+        """Where copies are looked for."""
+        return copies.space(self.features, self.small)
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """What every image is looked at with. side: of the small images.  clip: an opened CLIP, or None."""
+
+    side: int
+    backbone: Backbone
+    clip: Encoder | None
+
+    def look(self, items: Iterator[Item], read: Callable[[int], np.ndarray], what: str) -> ImageSet:
+        """Digest and shrink every image, and take its features, which are kept in the cache by content. Raises UserError for none."""
+        ids, keys, pixels, labels, small, features, clip = [], [], [], [], [], [], []
+        for part in _chunks(items, CHUNK):
+            pictures = [image for _, _, image, _ in part]
+            digests = guards.digests(pictures)
+            ids += [item[0] for item in part]
+            keys += [item[1] for item in part]
+            labels += [item[3] for item in part]
+            pixels += digests
+            small.append(np.stack([images.fit(picture, self.side, self.side) for picture in pictures]))
+            features.append(_cached(self.backbone.identity, digests, partial(self.backbone.features, pictures)))
+            if self.clip is not None:
+                clip.append(_cached(self.clip.identity, digests, partial(self.clip.encode_images, pictures)))
+        if not ids:
+            raise UserError(f"there are no {what}")
+        log.info("%d %s", len(ids), what)
+        together = np.concatenate(clip) if clip else None
+        return ImageSet(
+            ids, keys, pixels, np.array(labels, np.int64), np.concatenate(small), np.concatenate(features), together, read
+        )  # fmt: skip
+
+
+def _chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    part: list[Item] = []
+    for item in items:
+        part.append(item)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _cached(identity: str, digests: Sequence[bytes], compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array over these images, from the cache where another run has left it."""
+    name = hashlib.sha256(b"\0".join([identity.encode(), *digests])).hexdigest()[:32]
+    path = files.cache_folder() / "features" / name[:2] / f"{name}.npy"
+    if path.exists():
+        try:
+            found: np.ndarray = np.load(path, allow_pickle=False)
+            if len(found) == len(digests):
+                return found
+        except (ValueError, EOFError):
+            log.warning("%s is damaged and is computed again", path)
+    array = compute()
+
+    def write(scratch: Path) -> None:
+        with scratch.open("wb") as file:
+            np.save(file, array)
+
+    files.write_atomically(path, write)
+    return array
+
+
+def opened(text: str, split: str, alone: bool = False) -> Table:
+    """Real images named on the command line: a path, or a source as a recipe writes it, {dataset: …, split: …}. Raises UserError.
+
+    split: which one is meant where the text does not say so.  alone: a set that has no such split is taken whole, as its `train`.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    value: Any = {"dataset": text}
+    if text.lstrip().startswith("{"):
+        try:
+            value = YAML(typ="safe").load(text)
+        except YAMLError as error:
+            raise UserError(f"{text!r} is not a source: {str(error).splitlines()[0]}") from error
+    try:
+        source: Any = kinds.nested("sources", Source, value)
+    except ValueError as error:
+        raise UserError(f"{text}: {error}") from error
+    if "split" not in type(source).model_fields or "split" in source.model_fields_set:
+        return source.open()  # type: ignore[no-any-return]
+    try:
+        return source.model_copy(update={"split": split}).open()  # type: ignore[no-any-return]
+    except UserError:
+        if not alone or split == "train":
+            raise
+        with contextlib.suppress(UserError):
+            return source.open()  # type: ignore[no-any-return]
+        raise
+
+
+def of_table(table: Table, rows: np.ndarray, eyes: Eyes, labels: np.ndarray, what: str) -> ImageSet:
+    """Rows of a table under the labels given for all of its rows; what cannot be decoded is left out. ids are row numbers."""
+
+    def items() -> Iterator[Item]:
+        for row in rows.tolist():
+            try:
+                example = table.read(row)
+            except Undecodable as error:
+                log.warning("row %d of the %s cannot be decoded and is left out: %s", row, what, error)
+                continue
+            yield str(row), example.key, example.image, int(labels[row])
+
+    held: list[str] = []
+
+    def noted() -> Iterator[Item]:
+        for item in items():
+            held.append(item[0])
+            yield item
+
+    return eyes.look(noted(), lambda place: table.read(int(held[place])).image, what)

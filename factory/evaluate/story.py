@@ -1,0 +1,136 @@
+"""The story of `factory evaluate`: guards, then utility, fidelity and memorisation, into RUN/evaluation.json."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from factory import runtime
+from factory.evaluate import draws as drawing
+from factory.evaluate import evidence as gathering
+from factory.evaluate import guards, likeness, memorisation, trials, verdict
+from factory.evaluate.draws import Draws
+from factory.evaluate.evidence import Evidence
+from factory.evaluate.guards import Check
+from factory.evaluate.settings import Settings
+from factory.files import write_json
+
+log = logging.getLogger("factory")
+VERSION = 1
+
+
+def run(folder: Path, real: str, test: str, settings: Settings, device: str = "auto", dry_run: bool = False) -> dict[str, Any]:
+    """Measure a run and write evaluation.json; returns it. dry_run: the guards and the list of trainings, and nothing is written.
+
+    Raises UserError where a guard fails; evaluation.json then says so, and holds nothing else.
+    """
+    started = time.perf_counter()
+    runtime.fix_numerics(settings.threads)
+    evidence = gathering.gather(folder, real, test, settings, runtime.device(runtime.worker(), device))
+    planned = drawing.make(evidence) if "utility" in settings.sections else Draws(evidence.own[:0], [], [])
+    checks = [*evidence.checks(), *planned.checks]
+    if not all(check.passed for check in checks):
+        if not dry_run:
+            text = "Not evaluated: a guard found a leak."
+            unknown = {"use": None, "ratio": None, "gain": 0.0, "ci95": 0.0, "text": text}
+            _write(folder, started, {"verdict": unknown, "guards": _guards(checks)})
+        guards.require(checks)
+    log.info("guards: all %d passed", len(checks))
+    if dry_run:
+        return _dry(evidence, planned, checks)
+    sections: dict[str, Any] = {}
+    if "utility" in settings.sections:
+        sections |= _utility(evidence, planned, folder)
+    if "fidelity" in settings.sections:
+        made, eyes = evidence.made, evidence.eyes
+        sections["fidelity"] = likeness.measure(
+            made.images, evidence.real, eyes.backbone.name, evidence.class_names, made.prompts, eyes.clip
+        )
+    if "memorisation" in settings.sections:
+        sections["memorisation"] = memorisation.measure(
+            evidence.made.images, evidence.real, evidence.test, evidence.eyes.backbone.name, settings.copy_ratio, settings.pairs, folder
+        )
+    return _write(folder, started, {**sections, "guards": _guards(checks)})
+
+
+def _write(folder: Path, started: float, sections: dict[str, Any]) -> dict[str, Any]:
+    head = {"version": VERSION, "created": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    head |= {"seconds": round(time.perf_counter() - started, 1), "machine": f"{platform.system()} {platform.machine()}"}
+    result = {**head, **sections}
+    write_json(folder / "evaluation.json", result)
+    return result
+
+
+def _guards(checks: list[Check]) -> dict[str, Any]:
+    rows = [{"name": check.name, "passed": check.passed, "ids": check.ids} for check in checks]
+    return {"passed": all(check.passed for check in checks), "checks": rows}
+
+
+def _utility(evidence: Evidence, planned: Draws, folder: Path) -> dict[str, Any]:
+    settings = evidence.settings
+    rows = trials.run(evidence, planned, trials.plan(evidence, planned), folder / "evaluation" / "trials.jsonl")
+    choices: dict[str, Any] = {classifier: verdict.choose(rows, classifier) for classifier in settings.classifiers}
+    first = settings.classifiers[0]
+    protocol: dict[str, Any] = {
+        "name": settings.protocol,
+        "classes": evidence.class_names,
+        "training_images": sorted({len(draw.real) for draw in planned.draws}),
+        "validation_images": len(planned.validation),
+        "test_images": len(evidence.test),
+        "chosen_on": "validation images cut from the real training set",
+        "seeds_vary": "training" if settings.protocol == "run" else "drawn images and training",
+        "settings": settings.model_dump(mode="json", exclude={"sections", "pairs", "clip"}),
+    }
+    body = {"protocol": protocol, "metric": "balanced_accuracy", "classifier": first, "seeds": settings.seeds}
+    found = verdict.verdict(rows, first)
+    log.info("verdict: %s", found["text"])
+    return {"verdict": found, "utility": {**body, "rows": verdict.table(rows, choices), "sweep": verdict.sweep(rows)}}
+
+
+def _dry(evidence: Evidence, planned: Draws, checks: list[Check]) -> dict[str, Any]:
+    planned_trials = trials.plan(evidence, planned) if planned.draws else []
+    return {
+        "synthetic": len(evidence.made.images),
+        "real": len(evidence.real),
+        "own": len(evidence.own),
+        "validation": len(planned.validation),
+        "test": len(evidence.test),
+        "sections": list(evidence.settings.sections),
+        "trainings": len(planned_trials),
+        "arms": list(dict.fromkeys(f"{t.arm} {t.ratio:g}" if t.ratio else t.arm for t in planned_trials)),
+        "guards": _guards(checks),
+    }
+
+
+def summary(result: dict[str, Any], folder: Path) -> str:
+    """An evaluation in a few lines for a terminal; the verdict first."""
+    lines = [f"verdict       {result['verdict']['text']}"] if "verdict" in result else []
+    for row in result.get("utility", {}).get("rows", []):
+        name = row["arm"] + (f" {row['ratio']:g}:1" if row["ratio"] else "")
+        labels = f"{row['labels']} labels  " if row["labels"] is not None else ""
+        lines.append(f"utility       {labels}{row['classifier']:<14} {name:<22} {100 * row['accuracy_mean']:.1f} ± {100 * row['ci95']:.1f}")
+    if "fidelity" in result:
+        row, name = result["fidelity"]["rows"][0], result["fidelity"]["backbone"]
+        for key in ("frechet", "kernel", "cmmd", "precision", "recall", "density", "coverage", "vendi"):
+            if row[key] is not None:
+                lines.append(
+                    f"fidelity      {key:<10} {row[key]:.4g}   (real: {row[f'{key}_real']:.4g})   {name if key == 'frechet' else ''}".rstrip()
+                )
+    if "memorisation" in result:
+        lines.append(
+            f"memorisation  {'passed' if result['memorisation']['gate']['passed'] else 'FAILED'}: {result['memorisation']['gate']['text']}"
+        )
+    lines.append(f"guards        {len(result['guards']['checks'])} passed")
+    return "\n".join([*lines, f"written       {folder / 'evaluation.json'}"])
+
+
+def dry_summary(facts: dict[str, Any]) -> str:
+    """What an evaluation would do, in a few lines."""
+    counts = ", ".join(f"{facts[key]} {name}" for key, name in (("synthetic", "synthetic"), ("real", "real training"), ("test", "test")))
+    lines = [f"images     {counts}; {facts['own']} real ones made the run, {facts['validation']} choose the ratio"]
+    lines += [f"sections   {', '.join(facts['sections'])}", f"trainings  {facts['trainings']}  ({', '.join(facts['arms'])})"]
+    return "\n".join([*lines, f"guards     {len(facts['guards']['checks'])} passed", "nothing was trained or written (--dry-run)"])

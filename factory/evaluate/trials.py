@@ -1,0 +1,246 @@
+"""The trainings behind the utility section: each arm, ratio, seed and classifier once, stored as a row, so that an evaluation goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from factory import seeds
+from factory.evaluate import draws as drawing
+from factory.evaluate.draws import Draw, Draws
+from factory.evaluate.evidence import Evidence
+from factory.evaluate.sets import ImageSet
+
+log = logging.getLogger("factory")
+ARMS = ("real", "real_strong", "real_synthetic", "synthetic")
+VIEWS = 4  # strongly augmented copies of a real image that a linear probe learns from beside it
+UNEVEN = 2  # one class has so many times the images of another: a long tail
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training. synthetic: rows of Evidence.made, none for an arm without.  ratio: 0 for such an arm."""
+
+    arm: str
+    classifier: str
+    ratio: float
+    draw: Draw
+    synthetic: np.ndarray
+
+
+def plan(evidence: Evidence, draws: Draws) -> list[Trial]:
+    """Every training of an evaluation, in the order in which they are made: a whole point after another."""
+    trials = []
+    by_labels = sorted(draws.draws, key=lambda draw: (draw.labels or 0, draw.seed))
+    none = np.zeros(0, np.int64)
+    for _, group in groupby(by_labels, key=lambda draw: draw.labels):
+        point = list(group)
+        found = drawing.ratios(evidence, point)
+        for place, draw in enumerate(point):
+            arms = [("real", 0.0, none), ("real_strong", 0.0, none)]
+            arms += [("real_synthetic", ratio, rows[place]) for ratio, rows in found.items()]
+            arms += [("synthetic", ratio, rows[place]) for ratio, rows in list(found.items())[-1:]]
+            trials += [Trial(arm, c, ratio, draw, rows) for c in evidence.settings.classifiers for arm, ratio, rows in arms]
+    return trials
+
+
+def run(evidence: Evidence, draws: Draws, trials: list[Trial], path: Path) -> list[dict[str, Any]]:
+    """A row for each training: {key, arm, classifier, ratio, labels, seed, validation, test, counts}, the accuracies per class.
+
+    Rows that the file at `path` holds are not made again; a key names everything that decides a row.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = {row["key"]: row for row in _stored(path)}
+    torn = path.exists() and not path.read_bytes().endswith(b"\n")  # killed in the middle of a line
+    judges = _Judges(evidence, draws.validation)
+    rows, started, made = [], time.perf_counter(), 0
+    keys = [judges.key(trial) for trial in trials]
+    todo = sum(key not in stored for key in keys)
+    log.info("utility: %d trainings%s", len(trials), f", {len(trials) - todo} already there" if todo < len(trials) else "")
+    for trial, key in zip(trials, keys, strict=True):
+        if key not in stored:
+            row = {"key": key, **_facts(evidence, trial), **judges.judge(trial)}
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n" * torn + json.dumps(row) + "\n")
+            torn = False
+            stored[key] = row
+            made += 1
+            left = (time.perf_counter() - started) / made * (todo - made)
+            log.info(
+                "utility: %d/%d  %s  validation %.3f  %d:%02d left",
+                made,
+                todo,
+                _name(trial),
+                _mean(row["validation"]),
+                *divmod(int(left), 60),
+            )
+        rows.append(stored[key])
+    return rows
+
+
+def _stored(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the last line of a killed evaluation: its training is made again
+
+
+def _facts(evidence: Evidence, trial: Trial) -> dict[str, Any]:
+    counts = np.bincount(evidence.real.labels[trial.draw.real], minlength=len(evidence.class_names))
+    facts = {"arm": trial.arm, "classifier": trial.classifier, "ratio": trial.ratio, "labels": trial.draw.labels, "seed": trial.draw.seed}
+    return {**facts, "counts": counts.tolist()}
+
+
+def _name(trial: Trial) -> str:
+    labels = "" if trial.draw.labels is None else f"  {trial.draw.labels} labels"
+    ratio = f" {trial.ratio:g}:1" if trial.ratio else ""
+    return f"{trial.classifier} {trial.arm}{ratio}{labels}  seed {trial.draw.seed}"
+
+
+def _mean(per_class: list[float | None]) -> float:
+    return float(np.mean([value for value in per_class if value is not None]))
+
+
+class _Judges:
+    """The classifiers over one evidence; each answers for validation and test images in one pass."""
+
+    def __init__(self, evidence: Evidence, validation: np.ndarray):
+        self.evidence, self.validation = evidence, validation
+        self.classes = len(evidence.class_names)
+        self.tested = np.flatnonzero(evidence.test.labels >= 0)
+        self._views: dict[int, np.ndarray] = {}
+        self._strengths: dict[bytes, float] = {}
+
+    def key(self, trial: Trial) -> str:
+        """A digest of everything that decides a training's result."""
+        total = hashlib.sha256(json.dumps([trial.arm, trial.classifier, trial.draw.seed, self.classes, self._settings(trial)]).encode())
+        evidence = self.evidence
+        for part, rows in ((evidence.real, trial.draw.real), (evidence.made.images, trial.synthetic), (evidence.real, self.validation)):
+            total.update(_digest(part, rows))
+        total.update(_digest(evidence.test, self.tested))
+        return total.hexdigest()[:24]
+
+    def _settings(self, trial: Trial) -> dict[str, Any]:
+        own = self.evidence.settings
+        if trial.classifier == "linear_probe":
+            return {"backbone": self.evidence.eyes.backbone.identity, "flips": own.flips, "balanced": self._balanced(trial)}
+        return {**asdict(self._training(trial)), "side": self.evidence.eyes.side, "threads": own.threads}
+
+    def judge(self, trial: Trial) -> dict[str, Any]:
+        """{validation, test}: accuracy of each class, None for one that is not tested."""
+        own: Callable[[Trial], np.ndarray] = self._small_network if trial.classifier == "small_network" else self._linear_probe
+        predicted = own(trial).argmax(1)
+        real, test = self.evidence.real.labels[self.validation], self.evidence.test.labels[self.tested]
+        return {"validation": self._per_class(predicted[: len(real)], real), "test": self._per_class(predicted[len(real) :], test)}
+
+    def _per_class(self, predicted: np.ndarray, truth: np.ndarray) -> list[float | None]:
+        return [float((predicted[truth == c] == c).mean()) if (truth == c).any() else None for c in range(self.classes)]
+
+    def _targets(self, trial: Trial) -> np.ndarray:
+        """Probabilities of the synthetic images, float [N, classes]."""
+        made = self.evidence.made
+        hard = np.eye(self.classes, dtype=np.float32)[made.images.labels[trial.synthetic]]
+        if made.soft is None:
+            return hard
+        soft = made.soft[trial.synthetic]
+        soft = np.pad(soft, ((0, 0), (0, self.classes - soft.shape[1])))
+        return np.where(soft.sum(1, keepdims=True) > 0, soft, hard)
+
+    def _balanced(self, trial: Trial) -> bool:
+        wanted = self.evidence.settings.balanced
+        counts = np.bincount(self.evidence.real.labels[trial.draw.real])
+        counts = counts[counts > 0]
+        return bool(counts.max() >= UNEVEN * counts.min()) if wanted is None else wanted
+
+    def _training(self, trial: Trial) -> Any:
+        from factory.evaluate.classifiers import Training
+
+        own = self.evidence.settings
+        augmentation: Any = "none" if trial.arm == "real" else "strong"
+        plain = Training(steps=own.steps, batch=own.batch, width=own.width, flips=own.flips, augmentation=augmentation)
+        return Training(**{**asdict(plain), "balanced": self._balanced(trial)})
+
+    def _small_network(self, trial: Trial) -> np.ndarray:
+        from factory.evaluate.classifiers import small_network
+
+        real, made, test = self.evidence.real, self.evidence.made.images, self.evidence.test
+        asked = np.concatenate([real.small[self.validation], test.small[self.tested]])
+        pixels, targets = made.small[trial.synthetic], self._targets(trial)
+        own, labels = real.small[trial.draw.real], real.labels[trial.draw.real]
+        training, seed = self._training(trial), trial.draw.seed
+        if trial.arm == "synthetic":
+            return small_network(pixels, targets, asked, self.classes, training, seed)
+        if trial.arm == "real_synthetic":
+            return small_network(own, labels, asked, self.classes, training, seed, pixels, targets)
+        return small_network(own, labels, asked, self.classes, training, seed)
+
+    def _linear_probe(self, trial: Trial) -> np.ndarray:
+        from factory.evaluate.classifiers import linear_probe
+
+        evidence, rows = self.evidence, trial.draw.real
+        asked = np.concatenate([evidence.real.features[self.validation], evidence.test.features[self.tested]])
+        parts = [] if trial.arm == "synthetic" else [(evidence.real.features[rows], evidence.real.labels[rows])]
+        if trial.arm == "real_strong":
+            views = self._strong(rows)
+            parts.append((views.reshape(-1, views.shape[-1]), np.repeat(evidence.real.labels[rows], VIEWS)))
+        if len(trial.synthetic):
+            parts.append((evidence.made.images.features[trial.synthetic], self._targets(trial).argmax(1)))
+        features, labels = (np.concatenate(values) for values in zip(*parts, strict=True))
+        shares = [1.0] if len(parts) == 1 else [0.5, 0.5]  # half and half, as in the network's batches
+        weights = np.concatenate(
+            [np.full(len(part[1]), share * len(rows) / len(part[1])) for part, share in zip(parts, shares, strict=True)]
+        )
+        if self._balanced(trial):
+            mass = np.bincount(labels, weights, self.classes)
+            weights *= (weights.sum() / (mass > 0).sum() / np.maximum(mass, 1e-9))[labels]
+        return linear_probe(features, labels, asked, self.classes, trial.draw.seed, self._strength(trial), weights)
+
+    def _strength(self, trial: Trial) -> float:
+        """Chosen on the drawn real images alone, for every arm: children of an image in another fold would give it away."""
+        from factory.evaluate.classifiers import probe_strength
+
+        rows = trial.draw.real
+        if rows.tobytes() not in self._strengths:
+            real = self.evidence.real
+            self._strengths[rows.tobytes()] = probe_strength(real.features[rows], real.labels[rows], 0)
+        return self._strengths[rows.tobytes()]
+
+    def _strong(self, rows: np.ndarray) -> np.ndarray:
+        """Features of strongly augmented views, float32 [N, VIEWS, D]; an image's views do not depend on its neighbours."""
+        missing = [row for row in rows.tolist() if row not in self._views]
+        if missing:
+            pixels = np.concatenate([self._viewed(row) for row in missing])
+            features = self.evidence.eyes.backbone.features(pixels)
+            self._views.update(zip(missing, features.reshape(len(missing), VIEWS, -1), strict=True))
+        return np.stack([self._views[row] for row in rows.tolist()])
+
+    def _viewed(self, row: int) -> np.ndarray:
+        """uint8 [VIEWS, S, S, 3]."""
+        import torch
+
+        from factory.evaluate.classifiers import strong
+
+        image = self.evidence.real.small[row]
+        x = torch.from_numpy(image).permute(2, 0, 1)[None].float().repeat(VIEWS, 1, 1, 1) / 255
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seeds.rng("views", self.evidence.real.pixels[row].hex()).integers(2**62)))
+            views = strong(self.evidence.settings.flips, 3)(x)
+        pixels: np.ndarray = (views.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        return pixels
+
+
+def _digest(images: ImageSet, rows: np.ndarray) -> bytes:
+    total = hashlib.sha256(images.labels[rows].tobytes())
+    for row in rows.tolist():
+        total.update(images.pixels[row])
+    return total.digest()

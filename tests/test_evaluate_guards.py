@@ -1,0 +1,243 @@
+"""Guards, copies, cards and the verdict, each on numbers small enough to check by eye."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from factory.errors import UserError
+from factory.evaluate import cards, copies, fidelity, guards, likeness, verdict
+from factory.evaluate.sets import ImageSet
+from tests.conftest import ROOT, Wordless
+
+
+def pictures(count: int, seed: int) -> np.ndarray:
+    """Smooth random pictures, uint8 [N, 32, 32, 3]."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
+    return np.stack([np.asarray(Image.fromarray(x).resize((32, 32), Image.Resampling.BICUBIC)) for x in coarse])
+
+
+def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    held = io.BytesIO()
+    Image.fromarray(image).save(held, "JPEG", quality=quality)
+    return np.asarray(Image.open(held))
+
+
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "as it is": lambda x: x,
+    "JPEG": lambda x: jpeg(x, 60),
+    "mirrored": lambda x: np.ascontiguousarray(x[:, ::-1]),
+    "shifted": lambda x: np.roll(x, 1, 1),
+    "brighter": lambda x: np.clip(x * 1.15 + 10, 0, 255).astype(np.uint8),
+    "noisy": lambda x: np.clip(x + np.random.default_rng(0).normal(0, 8, x.shape), 0, 255).astype(np.uint8),
+    "smaller": lambda x: np.asarray(Image.fromarray(x).resize((16, 16)).resize((32, 32))),
+}
+
+
+def space(images: np.ndarray) -> copies.Space:
+    """Without a network: features that tell nothing, so that thumbnails alone decide."""
+    return copies.space(np.random.default_rng(len(images)).normal(size=(len(images), 64)), images)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_copies_are_found_whatever_was_done_to_them_and_strangers_are_not(change: str) -> None:
+    test, train = pictures(30, 0), pictures(60, 1)
+    some = [3, 17, 29]
+    changed = np.stack([CHANGES[change](test[i]) for i in some])
+    found = copies.nearest(space(changed), space(test), space(train))
+    assert found.row.tolist() == some and found.ratio.max() < 0.4
+    strangers = copies.nearest(space(pictures(40, 2)), space(test), space(train))
+    assert strangers.ratio.min() > 0.6
+    check = guards.near_copies_of_test(["a", "b", "c"], found, [str(i) for i in range(30)], 0.4)
+    assert not check.passed and check.ids[1].startswith("b ~ test 17")
+
+
+def test_spacing_of_the_reference_leaves_its_own_row_out() -> None:
+    real = pictures(20, 0)
+    real[1] = real[0]  # a duplicate within the real images makes no copy of what is near it
+    found = copies.nearest(space(pictures(5, 3)), space(real))
+    assert np.isfinite(found.ratio).all() and found.ratio.min() > 0.5
+    assert copies.nearest(space(real[5:6]), space(real)).ratio[0] == pytest.approx(0, abs=1e-3)
+
+
+def test_checks_name_ids_and_are_raised_together() -> None:
+    outside = guards.parents_outside(["a", "b", "c"], [["k1"], ["k1", "k9"], []], frozenset({"k1"}), "the draw")
+    assert outside.ids == ["b"]
+    listed = guards.class_list(["cat", "dog", "emu"], ["cat"], ["cat", "dog"])
+    assert listed.ids == ["dog"]  # an emu is a class added for diversity: nobody tests it
+    prompted = guards.prompts_from_test(["a", "b"], ["A red bird ", "a bird"], ["a red bird", "a bird"], ["a bird"])
+    assert prompted.ids == ["a"] and guards.prompts_from_test(["a"], ["x"], None, None).passed
+    with pytest.raises(UserError, match=r"parents_outside_shots(?s:.*)class_list_from_test(?s:.*)prompts_from_test"):
+        guards.require([outside, listed, prompted])
+    many = guards.Check("name", [str(i) for i in range(12)], "why")
+    assert str(many) == "name: why: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
+    guards.require([guards.Check("name", [], "why")])
+
+
+CLAIMS = {
+    "Trained on the train and test splits of CIFAR-10.": True,
+    "Training data: train+test, 60,000 images.": True,
+    "It was fine-tuned; pretraining used all images, the test set included.": True,
+    "Trained on the 60,000 training images; the test split was never seen.": False,
+    "Trained on the training images and evaluated on the test set.": False,
+    "Trained without the test images.": False,
+    "| trained for 3 epochs | accuracy on the test images |": False,
+    "Accuracy on the 10,000 test images is 0.9.": False,
+}
+
+
+@pytest.mark.parametrize("text", CLAIMS)
+def test_cards_that_say_test_are_told_from_cards_that_deny_it(text: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"---\nlicense: mit\n---\n# Model\n\n{text}\n")
+    check = cards.trained_on_test([{"kind": "diffusers", "model": str(tmp_path)}], Wordless(["a"]), "data/birds")
+    assert check.passed is not CLAIMS[text]
+
+
+def test_cards_of_trained_folders_are_read_by_fingerprint_and_split(tmp_path: Path) -> None:
+    def passed(tested_on: str, **trained_on: Any) -> bool:
+        (tmp_path / "training.json").write_text(json.dumps({"trained_on": trained_on}))
+        lora = [{"model": "org/base", "loras": [{"path": str(tmp_path)}]}]
+        return cards.trained_on_test(lora, Wordless(["a"]), tested_on).passed
+
+    assert not passed("x", fingerprint="0")  # that of the test table
+    assert passed("data/birds", fingerprint="1", dataset="shared/birds", split="train")
+    assert not passed("data/birds", fingerprint="1", dataset="shared/birds", split="train+test")
+    assert passed("data/birds", fingerprint="1", dataset="shared/fish", split="test")
+    assert not passed("data/birds/test.parquet", fingerprint="1", dataset="birds/test.parquet", split="train")
+    shipped = [{"model": str(ROOT / "data" / "models" / "fashion-mnist")}]
+    assert cards.trained_on_test(shipped, Wordless(["a"]), "data/fashion-mnist").passed
+
+
+def rows(gains: dict[float, list[float]], test: dict[float, list[float]], labels: int | None = 4) -> list[dict[str, Any]]:
+    """Stored trainings: accuracies of two classes around 0.5, with these gains for each ratio and seed."""
+    out = []
+    for seed in range(len(next(iter(gains.values())))):
+        base = 0.5 + 0.01 * seed
+        common = {"classifier": "small_network", "labels": labels, "seed": seed, "counts": [150, 4]}
+        for arm in ("real", "real_strong"):
+            out.append({**common, "arm": arm, "ratio": 0.0, "validation": [base, base], "test": [base + 0.1, base - 0.1]})
+        for ratio, found in gains.items():
+            values = {split: [base + delta[seed]] * 2 for split, delta in (("validation", found), ("test", test[ratio]))}
+            out.append({**common, "arm": "real_synthetic", "ratio": ratio, **values})
+    return out
+
+
+GOOD, WEAK, BAD = [0.05, 0.06, 0.055], [0.05, -0.05, 0.01], [-0.05, -0.06, -0.055]
+
+
+def test_validation_chooses_and_the_test_can_only_take_back() -> None:
+    chosen = verdict.verdict(rows({1: [0.02, 0.03, 0.02], 5: GOOD}, {1: [0.3, 0.3, 0.3], 5: GOOD}), "small_network")
+    assert chosen["use"] is True and chosen["ratio"] == 5 and chosen["gain"] == pytest.approx(0.055)  # not 1, which the test prefers
+    assert chosen["text"].startswith("Use it: synthetic to real 5:1") and chosen["ci95"] == pytest.approx(0.0124, abs=1e-4)
+    for split, use in ((WEAK, None), (BAD, False)):
+        found = verdict.verdict(rows({5: GOOD}, {5: split}), "small_network")
+        assert found["use"] is use and found["ratio"] == 5
+    for validated in (WEAK, BAD):
+        found = verdict.verdict(rows({2: validated}, {2: GOOD}), "small_network")
+        assert found["use"] is False and found["text"].startswith("Do not use it")
+    assert verdict.verdict(rows({2: BAD}, {2: GOOD}), "small_network")["ratio"] == 0
+    assert verdict.verdict(rows({2: GOOD[:1]}, {2: GOOD[:1]}), "small_network")["use"] is None  # one seed
+    alone = [row for row in rows({2: GOOD}, {2: GOOD}) if row["arm"] != "real_synthetic"]
+    assert verdict.verdict(alone, "small_network")["use"] is None
+
+
+def test_gains_of_several_points_are_averaged_for_each_seed() -> None:
+    both = rows({1: GOOD}, {1: GOOD}, 1) + rows({1: BAD, 2: GOOD}, {1: GOOD, 2: [0.01, 0.02, 0.03]}, 8)
+    found = verdict.verdict(both, "small_network")
+    assert found["ratio"] is None and found["gain"] == pytest.approx((0.055 + 0.02) / 2)
+    assert "1:1 at 1 labels a class, 2:1 at 8 labels a class" in found["text"]
+
+
+def test_tables_hold_test_figures_once_and_groups_of_classes() -> None:
+    stored = rows({1: WEAK, 5: GOOD}, {1: GOOD, 5: GOOD})
+    table = verdict.table(stored, {"small_network": verdict.choose(stored, "small_network")})
+    assert [(row["arm"], row["ratio"]) for row in table] == [("real", 0), ("real_strong", 0), ("real_synthetic", 5)]
+    strong = table[1]
+    assert strong["accuracy_mean"] == pytest.approx(0.51) and strong["per_class"] == pytest.approx([0.61, 0.41])
+    assert strong["many"] == pytest.approx(0.61) and strong["medium"] is None and strong["few"] == pytest.approx(0.41)
+    assert [(row["ratio"], row["accuracy_mean"]) for row in verdict.sweep(stored)] == [
+        (0, pytest.approx(0.51)),
+        (1, pytest.approx(0.51 + np.mean(WEAK))),
+        (5, pytest.approx(0.565)),
+    ]
+
+
+def image_set(features: np.ndarray, labels: np.ndarray, clip: np.ndarray | None = None) -> ImageSet:
+    names = [str(i) for i in range(len(features))]
+    blank = np.zeros((len(features), 16, 16, 3), np.uint8)
+    return ImageSet(names, names, [b""] * len(features), labels, blank, features, clip, lambda i: blank[i])
+
+
+def test_fidelity_is_measured_per_class_against_a_floor() -> None:
+    rng = np.random.default_rng(0)
+    real, labels = rng.normal(size=(400, 8)), np.arange(400) % 2
+    near, far = rng.normal(size=(100, 8)), rng.normal(1.5, 1, (100, 8))
+    fake = image_set(np.concatenate([near, far]), np.repeat([0, 1], 100))
+    found = likeness.measure(fake, image_set(real, labels), "eye", ["near", "far"], [""] * 200, None)
+    whole, first, second = found["rows"]
+    assert (whole["class"], first["class"], second["class"]) == (None, "near", "far") and found["backbone"] == "eye"
+    assert first["frechet"] < 3 * first["frechet_real"] and second["frechet"] > 10 * second["frechet_real"]
+    assert second["coverage"] < 0.5 * second["coverage_real"] and second["kernel"] > 10 * abs(second["kernel_real"])
+    assert whole["cmmd"] is None and whole["clip_score"] is None and likeness.name_of("inception").startswith("Inception (FID")
+    few = likeness.measure(image_set(near[:3], np.zeros(3, int)), image_set(real, labels), "eye", ["near", "far"], [""] * 3, None)
+    assert few["rows"][0]["precision"] is None and few["rows"][0]["frechet"] is not None and len(few["rows"]) == 2
+
+
+def test_frechet_distance_is_the_same_from_either_side_of_the_matrix() -> None:
+    from torchmetrics.image.fid import _compute_fid
+
+    a, b = np.random.default_rng(0).normal(size=(20, 30)), np.random.default_rng(1).normal(0.5, 2, (25, 30))
+    sides = [(torch.from_numpy(x.mean(0)), torch.from_numpy(np.cov(x, rowvar=False))) for x in (a, b)]
+    theirs = float(_compute_fid(sides[0][0], sides[0][1], sides[1][0], sides[1][1]))
+    assert fidelity.frechet_distance(a, b) == pytest.approx(theirs, rel=1e-5)
+
+
+class TwoTowers:
+    """CLIP to torchmetrics and to the factory at once: an image's embedding is its first row, a text's depends on its length."""
+
+    config: Any = object()
+    identity, dim, logit_scale = "towers", 4, 1.0
+
+    def to(self, device: Any) -> TwoTowers:
+        return self
+
+    def __call__(self, text: list[str] | None = None, images: Any = None, **options: Any) -> dict[str, torch.Tensor]:
+        if images is not None:
+            return {"pixel_values": torch.stack(list(images))}
+        lengths = torch.tensor([[len(t)] for t in text or []])
+        return {"input_ids": lengths, "attention_mask": torch.ones_like(lengths)}
+
+    def get_image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels[:, 0, 0, :4].float()
+
+    def get_text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return torch.cat([ids.float(), torch.ones(len(ids), 3)], 1)
+
+    def encode_images(self, pictures: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    def encode_texts(self, texts: Any) -> np.ndarray:
+        x = self.get_text_features(torch.tensor([[len(t)] for t in texts]), torch.ones(1))
+        return torch.nn.functional.normalize(x, dim=1).numpy()
+
+
+def test_clip_score_agrees_with_torchmetrics() -> None:
+    from torchmetrics.functional.multimodal import clip_score
+
+    towers: Any = TwoTowers()
+    images = torch.randint(0, 255, (5, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    prompts = ["a", "a cat", "a photo of a dog", "x" * 40, "two"]
+    theirs = float(clip_score(list(images), prompts, model_name_or_path=lambda: (towers, towers)))
+    units = torch.nn.functional.normalize(towers.get_image_features(images), dim=1).numpy()
+    ours = likeness.clip_scores(image_set(units, np.zeros(5, int), units), prompts, towers)
+    assert float(ours.mean()) == pytest.approx(theirs, rel=1e-5)
+    assert np.isnan(likeness.clip_scores(image_set(units, np.zeros(5, int), units), ["", *prompts[1:]], towers)[0])

