@@ -114,7 +114,7 @@ def test_selecting_what_was_not_scored_says_so(
     assert code == 2 and "holds no run" in err
 
 
-@pytest.mark.parametrize("command", ["", "build", "check", "plan", "preview", "select", "replay", "schema", "train"])
+@pytest.mark.parametrize("command", ["", "build", "check", "evaluate", "plan", "preview", "select", "replay", "schema", "train"])
 def test_help_teaches_with_an_example(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = factory(monkeypatch, capsys, *([command] if command else []), "--help")

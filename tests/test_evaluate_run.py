@@ -18,6 +18,8 @@ from factory.errors import UserError
 from factory.evaluate import settings as asking
 from factory.evaluate import story, trials
 from factory.evaluate.settings import Settings
+from factory.page import charts
+from factory.publish import evaluated
 from factory.records import Inputs
 from tests.test_build import run as build
 
@@ -107,6 +109,11 @@ def test_an_evaluation_holds_every_section_and_resumes(world: World, monkeypatch
     pairs = result["memorisation"]["pairs"]
     assert len(pairs) == 3 and pairs[0]["ratio"] <= pairs[1]["ratio"] and all((run / pair["picture"]).exists() for pair in pairs)
     assert result["memorisation"]["gate"]["passed"]
+
+    chart = charts.accuracy(result["utility"])[0]  # what the page and the card make of it
+    assert [tick["text"] for tick in chart["x_ticks"]] == ["2", "2.25"]
+    card = evaluated.text(result, "")
+    assert result["verdict"]["text"] in card and "| `linear_probe` |" in card and "frechet_real" in card and "Memorisation: passed" in card
 
     rows = (run / "evaluation" / "trials.jsonl").read_text()
     (run / "evaluation" / "trials.jsonl").write_text(rows[:-30])  # killed while it wrote the last row

@@ -75,8 +75,8 @@ QUICK: dict[str, Any] = {"steps": 150, "test": 100, "validation": 20, "reference
 
 
 def load(path: Path | None, sets: Sequence[str] = (), quick: bool = False) -> Settings:
-    """The defaults, over them --quick, the file, the environment and --set. Raises RecipeError with every fault."""
-    document = read(path, sets) if path is not None else _bare(sets)
+    """The defaults, over them --quick, the file and --set. Raises RecipeError with every fault."""
+    document = read(path, sets, environ={}) if path is not None else _bare(sets)
     for key, value in QUICK.items() if quick else ():
         document.data.setdefault(key, value)
     faults: list[str] = []

@@ -36,7 +36,7 @@ def run(folder: Path, real: str, test: str, settings: Settings, device: str = "a
     if not all(check.passed for check in checks):
         if not dry_run:
             text = "Not evaluated: a guard found a leak."
-            unknown = {"use": None, "ratio": None, "gain": 0.0, "ci95": 0.0, "text": text}
+            unknown = {"use": None, "ratio": None, "gain": None, "ci95": None, "text": text}
             _write(folder, started, {"verdict": unknown, "guards": _guards(checks)})
         guards.require(checks)
     log.info("guards: all %d passed", len(checks))

@@ -82,7 +82,7 @@ def _summary(rows: Sequence[Row], split: str, labels: int | None, classifier: st
 
 
 def verdict(rows: Sequence[Row], classifier: str) -> Row:
-    """{use, ratio, gain, ci95, text}: gain and ci95 are of balanced accuracy on the test images over real + strong augmentation.
+    """{use, ratio, gain, ci95, text}: gain and ci95 are of balanced accuracy on the test images over real + strong augmentation, None for unknown.
 
     use: True where both the validation images, which chose, and the test images, which are looked at once, show a gain that is told from
     chance; None where only the former do, or where one seed tells nothing of chance; False otherwise. So the test can only take back.
@@ -90,7 +90,7 @@ def verdict(rows: Sequence[Row], classifier: str) -> Row:
     choices = choose(rows, classifier)
     if not any(row["arm"] == "real_synthetic" and row["classifier"] == classifier for row in rows):
         text = "Undecided: there are not enough synthetic images of every class to train with."
-        return {"use": None, "ratio": None, "gain": 0.0, "ci95": 0.0, "text": text}
+        return {"use": None, "ratio": None, "gain": None, "ci95": None, "text": text}
     points = [(choice, own) for choice, (_, own) in zip(choices, _points(rows, classifier), strict=True) if choice.ratio > 0]
     if not points:
         text = "Do not use it: no share of synthetic images does better on validation images than real images with strong augmentation."
@@ -103,7 +103,7 @@ def verdict(rows: Sequence[Row], classifier: str) -> Row:
         "use": use,
         "ratio": ratios.pop() if len(ratios) == 1 else None,
         "gain": tested.mean,
-        "ci95": tested.half if tested.half is not None else 0.0,
+        "ci95": tested.half,
         "text": _text(use, choices, validated, tested),
     }
 

@@ -23,8 +23,11 @@ def percent(rows: list[dict[str, Any]]) -> float:
 
 
 def accuracy(utility: dict[str, Any]) -> list[dict[str, Any]]:
-    """One chart for each number of labels a class: accuracy against the ratio of synthetic to real images, of the main classifier."""
-    rows = [row for row in utility.get("rows", []) if row.get("accuracy_mean") is not None]
+    """One chart for each number of labels a class: accuracy against the ratio of synthetic to real images, of the main classifier.
+
+    From the sweep on validation images where there is one: the other rows are of test images, and hold the chosen ratio alone.
+    """
+    rows = [row for row in utility.get("sweep") or utility.get("rows", []) if row.get("accuracy_mean") is not None]
     main = utility.get("classifier")
     own = [row for row in rows if row.get("classifier", main) == main] or rows
     scale = percent(rows)

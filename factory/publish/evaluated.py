@@ -34,11 +34,19 @@ def _verdict(verdict: dict[str, Any] | None) -> str:
 def _utility(utility: dict[str, Any] | None) -> str:
     if not utility or not utility.get("rows"):
         return ""
+    several = len({row.get("classifier") for row in utility["rows"]}) > 1
     rows = [
-        (row["arm"], number(row.get("ratio")), number(row.get("labels")), percent(row["accuracy_mean"]), percent(row["ci95"]))
+        (
+            row["arm"],
+            *([f"`{row.get('classifier')}`"] if several else []),
+            number(row.get("ratio")),
+            number(row.get("labels")),
+            percent(row["accuracy_mean"]),
+            percent(row["ci95"]),
+        )
         for row in utility["rows"]
     ]
-    head = ("trained on", "synthetic : real", "labels a class", "accuracy, %", "95% interval, ±")
+    head = ("trained on", *(["classifier"] if several else []), "synthetic : real", "labels a class", "accuracy, %", "95% interval, ±")
     return f"Accuracy on real test images:\n\n{table(head, rows)}"
 
 
