@@ -70,8 +70,8 @@ class Bench:
             maker = Maker(self.recipe, self.plan, self.table, store, "cpu", Silent())
             maker._generators[0] = self.generator  # loaded once: loading is not what is measured
             if self.scorers is not None:
-                maker.__dict__["scorers"] = self.scorers
-            self.scorers = maker.scorers
+                maker.scoring.__dict__["scorers"] = self.scorers
+            self.scorers = maker.scoring.scorers
             started = time.perf_counter()
             with contextlib.closing(maker):
                 for shard in self.round.shards:

@@ -13,7 +13,7 @@ from factory import images, publish, select
 from factory.contracts import DatasetInfo, Filter
 from factory.neighbours import earlier_neighbours
 from factory.recipe import Recipe
-from factory.store import Shards, Store, write_table
+from factory.store import PARTIAL, Shards, Store, write_table
 
 PROVENANCE = {
     "id": "string",
@@ -41,7 +41,7 @@ def decide(recipe: Recipe, store: Store, shards: Shards, rows: dict[str, np.ndar
 
 def rules(recipe: Recipe, store: Store, shards: Shards) -> list[select.Rule]:
     """Each filter's rule over its stored columns, in the recipe's order. Raises UserError where a filter has not scored."""
-    return [_rule(f, name, store, shards) for name, f in recipe.named_filters()]
+    return [rule(f, name, store, shards) for name, f in recipe.named_filters()]
 
 
 def write_down(store: Store, rows: dict[str, np.ndarray], selection: select.Selection) -> None:
@@ -51,12 +51,14 @@ def write_down(store: Store, rows: dict[str, np.ndarray], selection: select.Sele
     write_table(store.folder / "selection.parquet", pa.table(decisions))
 
 
-def _rule(f: Filter, name: str, store: Store, shards: Shards) -> select.Rule:
+def rule(f: Filter, name: str, store: Store, shards: Shards, unanswered: str | None = None) -> select.Rule:
+    """One filter's rule over its stored scores. unanswered: the reason for rows to which it has no answer, else its own."""
     low, high = f.bounds()
     if f.whole:
         return _whole_rule(f, name, high, store, shards)
-    score = store.read_scores(shards, f.identity())["score"]
-    return select.Rule(name, score, low, high, f.top() if f.keep_top is not None else None, f.per == "class")
+    columns = store.read_scores(shards, f.identity(), ("score", PARTIAL))
+    top = f.top() if f.keep_top is not None else None
+    return select.Rule(name, columns["score"], low, high, top, f.per == "class", scored=columns.get(PARTIAL), unanswered=unanswered)
 
 
 def _whole_rule(f: Filter, name: str, high: float, store: Store, shards: Shards) -> select.Rule:
@@ -69,8 +71,10 @@ def _whole_rule(f: Filter, name: str, high: float, store: Store, shards: Shards)
         index, similarity = earlier_neighbours(embeddings(), getattr(f, "floor", high))
         return {"index": index, "similarity": similarity}
 
-    found = store.cached(f.identity(), shards, find)
-    return select.Rule(name, high=high, neighbours=(found["index"], found["similarity"]), embeddings=embeddings)
+    scored = store.read_scores(shards, f.identity(), (PARTIAL,)).get(PARTIAL)
+    whole = f.identity() if scored is None else f"{f.identity()}-{int(scored.sum())}"  # a cascade may score more rows later
+    found = store.cached(whole, shards, find)
+    return select.Rule(name, high=high, neighbours=(found["index"], found["similarity"]), embeddings=embeddings, scored=scored)
 
 
 def export(recipe: Recipe, store: Store, shards: Shards, labels: np.ndarray, selection: select.Selection) -> Path:

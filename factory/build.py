@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from factory import assemble, provenance, report, runtime
+from factory import assemble, claims, provenance, report, runtime
 from factory import plan as planning
 from factory.contracts import Table
 from factory.errors import UserError
@@ -19,8 +18,6 @@ from factory.plan import Plan, Requests, Shard
 from factory.recipe import Recipe
 from factory.store import Shards, Store
 from factory.worker import Maker
-
-LEAST_PAUSE, MOST_PAUSE = 0.25, 5.0  # seconds between looks at shards that other workers hold
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def _rounds(recipe: Recipe, plan: Plan, store: Store, maker: Maker, progress: re
         requests = plan.requests(asked, count)
         rounds.append(Round(requests, plan.shards(number, requests)))
         progress.begin(number, rounds[-1].shards)
-        _make_all(recipe, store, maker, rounds[-1], progress, me)
+        _make_all(store, maker, rounds[-1], progress, me)
         asked = asked + count
         if number + 1 < recorded:
             continue
@@ -110,36 +107,16 @@ def _quota(plan: Plan) -> dict[int, int]:
     return dict(zip(plan.classes.tolist(), plan.wanted.tolist(), strict=True))
 
 
-def _make_all(recipe: Recipe, store: Store, maker: Maker, this: Round, progress: report.Progress, me: runtime.Worker) -> None:
+def _make_all(store: Store, maker: Maker, this: Round, progress: report.Progress, me: runtime.Worker) -> None:
     """Claim and make shards until all are done, by this worker or another; a dead worker's claims free themselves."""
 
     def done(shard: Shard) -> bool:
-        return store.is_made(shard.name, len(shard)) and all(store.has_scores(shard.name, f.identity()) for f in recipe.filters)
+        return store.is_made(shard.name, len(shard)) and maker.is_scored(shard)
 
-    todo = [shard for shard in this.shards if not done(shard)]
-    pause = LEAST_PAUSE
-    while todo:
-        # Workers start apart, so that they rarely ask for the same lock, and each stays with the generator that it began with.
-        first = me.rank * len(todo) // me.world
-        busy = False
-        for shard in todo[first:] + todo[:first]:
-            claim = store.claim(shard.name)
-            if claim is None:
-                continue
-            if done(shard):
-                claim.release()
-                continue
-            busy = True
-            try:
-                maker.make(shard, this.requests, claim.release)
-            except BaseException:
-                claim.release()
-                raise
-            progress.refresh()
-        maker.flush()
-        todo = [shard for shard in todo if not done(shard)]
-        if todo and not busy:
-            progress.refresh()
-            time.sleep(pause := min(2 * pause, MOST_PAUSE))
-        else:
-            pause = LEAST_PAUSE
+    for shard, release in claims.take(store, this.shards, done, me, progress.refresh):
+        try:
+            maker.make(shard, this.requests, release)
+        except BaseException:
+            release()
+            raise
+    maker.flush()

@@ -14,4 +14,8 @@ class RecipeError(UserError):
 
 
 class Undecodable(Exception):
-    """One image that cannot be decoded; the caller quarantines it and goes on."""
+    """One image that cannot be decoded; the caller quarantines it and goes on. reason: a slug by which such images are counted."""
+
+    def __init__(self, message: str, reason: str = "undecodable"):
+        self.reason = reason
+        super().__init__(message)

@@ -7,32 +7,38 @@ import warnings
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from factory.errors import Undecodable
 
 ImageFormat = Literal["png", "webp", "jpeg"]
 MAX_PIXELS = 64_000_000  # a decompression bomb is a row with a reason, not a dead worker
+# Pillow warns far below our own limit; a filter that is set once is safe where many threads decode.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def decode(data: bytes) -> np.ndarray:
     """Bytes of any format Pillow reads -> uint8 [H, W, 3] RGB, EXIF orientation applied, first frame, alpha on white.
 
-    Raises Undecodable for truncated, empty, foreign or absurdly large data.
+    Raises Undecodable with a reason: empty, not_an_image, too_large (more than MAX_PIXELS), damaged.
     """
+    if not data:
+        raise Undecodable("there are no bytes", "empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data))
-            if picture.width * picture.height > MAX_PIXELS:
-                raise Undecodable(f"{picture.width}×{picture.height} is more than {MAX_PIXELS:,} pixels")
-            picture.load()
-            return to_array(ImageOps.exif_transpose(picture))
+        picture = Image.open(io.BytesIO(data))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise Undecodable(f"{picture.width}×{picture.height} is more than {MAX_PIXELS:,} pixels", "too_large")
+        picture.load()
+        return to_array(ImageOps.exif_transpose(picture))
     except (Undecodable, MemoryError):  # too little memory is a fact about this machine, not about the image
         raise
+    except UnidentifiedImageError as error:
+        raise Undecodable("no known image format", "not_an_image") from error
+    except Image.DecompressionBombError as error:
+        raise Undecodable(f"more than {MAX_PIXELS:,} pixels", "too_large") from error
     except Exception as error:  # Pillow raises nearly everything on hostile data; each is the same fact to us
-        raise Undecodable(f"{type(error).__name__}: {error}") from error
+        raise Undecodable(f"{type(error).__name__}: {error}", "damaged") from error
 
 
 def to_array(picture: Image.Image) -> np.ndarray:

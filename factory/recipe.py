@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt, Tag, ValidationError
 
 from factory import kinds
@@ -22,6 +24,7 @@ class Section(NamedTuple):
     contract: type[Kind]
     default: str | None
     many: Literal["one", "list", "either"] = "one"
+    optional: bool = False
 
 
 SECTIONS: dict[str, Section] = {
@@ -72,14 +75,45 @@ class Plain(BaseModel):
     threads: int = Field(2, ge=1, description="CPU threads per worker; float sums depend on it, so it is fixed, not guessed.")
 
 
-class Recipe(Plain):
+class Scored(BaseModel):
+    """What every recipe with filters can say of them."""
+
+    filters: tuple[Filter, ...] = Field((), description="Scores and the rules that decide from them, in order.")
+
+    def named_filters(self) -> list[tuple[str, Filter]]:
+        """Each filter with the name of its score column: its kind, numbered when a kind is used twice."""
+        seen: dict[str, int] = {}
+        named = []
+        for f in self.filters:
+            slug = f.kind.rsplit(".", 1)[-1]
+            seen[slug] = seen.get(slug, 0) + 1
+            named.append((slug if seen[slug] == 1 else f"{slug}_{seen[slug]}", f))
+        return named
+
+    def cascade(self) -> list[int | None]:
+        """For each filter the place of the one that it comes after, or None. Raises LookupError(place, what is wrong)."""
+        names = [name for name, _ in self.named_filters()]
+        return [None if f.after is None else self._place(i, f.after, names) for i, f in enumerate(self.filters)]
+
+    def _place(self, own: int, after: str | int, names: list[str]) -> int:
+        found = after if isinstance(after, int) else names.index(after) if after in names else -1
+        if not 0 <= found < own:
+            earlier = ", ".join(names[:own]) or "none"
+            raise LookupError(own, f"there is no earlier filter {after!r}; the filters before this one are: {earlier}")
+        if self.filters[found].whole or self.filters[found].bounds() == (-np.inf, np.inf):
+            raise LookupError(
+                own, f"{names[found]} settles no row by itself, for it has no min, max or between; set one, or leave `after` out"
+            )
+        return found
+
+
+class Recipe(Scored, Plain):
     """One dataset to build. Sections that have kinds hold the opened kind itself."""
 
     source: Source = Field(description="Real images to condition on and to compare with.")
     generator: tuple[Generator, ...] = Field(description="What makes pixels: one, or a list of several that share the images by weight.")
     condition: Condition = Field(description="How real images, labels and text steer the generator.")
     prompts: Prompts = Field(description="Text for requests.")
-    filters: tuple[Filter, ...] = Field((), description="Scores and the rules that decide from them, in order.")
     export: Exporter = Field(description="The dataset's format on disk.")
 
     def settings(self) -> dict[str, Any]:
@@ -110,32 +144,43 @@ class Recipe(Plain):
         given = {name: getattr(self.condition, name) for name in self.condition.model_fields_set}
         return type(self.condition).model_validate({**given, **changes}) if changes else self.condition
 
-    def named_filters(self) -> list[tuple[str, Filter]]:
-        """Each filter with the name of its score column: its kind, numbered when a kind is used twice."""
-        seen: dict[str, int] = {}
-        named = []
-        for f in self.filters:
-            slug = f.kind.rsplit(".", 1)[-1]
-            seen[slug] = seen.get(slug, 0) + 1
-            named.append((slug if seen[slug] == 1 else f"{slug}_{seen[slug]}", f))
-        return named
+
+Model = TypeVar("Model", bound=Scored)
 
 
 def load(path: str | Path, sets: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Recipe:
     """Read, override and check a recipe file. Raises RecipeError with every fault, each with file, line, key and what to do."""
-    document = read(path, sets, environ)
-    faults: list[str] = []
-    data = {str(key): value for key, value in document.data.items() if value is not None}  # a bare `amount:` is its default
-    faults += [f"{document.where((key,))}: {unknown(key, Recipe.model_fields)}" for key in data if key not in Recipe.model_fields]
-    plain = validate(Plain, {key: value for key, value in data.items() if key in Plain.model_fields}, document, (), faults)
-    sections = {key: _section(document, key, faults) for key in SECTIONS}
-    if faults:
-        raise RecipeError(ordered(faults))
-    recipe = Recipe(**{key: getattr(plain, key) for key in Plain.model_fields}, **sections)
+    recipe, document = load_as(Recipe, Plain, SECTIONS, path, sets, environ)
     faults = [f"{document.where(('sweep', name))}: {why}" for name, why in _sweep_faults(recipe)]
     if faults:
         raise RecipeError(ordered(faults))
     return recipe
+
+
+def load_as(
+    model: type[Model],
+    plain: type[BaseModel],
+    sections: Mapping[str, Section],
+    path: str | Path,
+    sets: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> tuple[Model, Document]:
+    """A recipe of any sort, checked whole. model: plain keys and sections together. Raises RecipeError with every fault."""
+    document = read(path, sets, environ)
+    faults: list[str] = []
+    data = {str(key): value for key, value in document.data.items() if value is not None}  # a bare `amount:` is its default
+    faults += [f"{document.where((key,))}: {unknown(key, model.model_fields)}" for key in data if key not in model.model_fields]
+    keys = validate(plain, {key: value for key, value in data.items() if key in plain.model_fields}, document, (), faults)
+    opened = {key: _section(document, key, section, faults) for key, section in sections.items()}
+    if faults:
+        raise RecipeError(ordered(faults))
+    recipe = model(**{key: getattr(keys, key) for key in plain.model_fields}, **opened)
+    try:
+        recipe.cascade()
+    except LookupError as error:
+        place, why = error.args
+        raise RecipeError([f"{document.where(('filters', place, 'after'))}: {why}"]) from None
+    return recipe, document
 
 
 def _sweep_faults(recipe: Recipe) -> list[tuple[str, str]]:
@@ -163,27 +208,29 @@ def _sweep_fault(recipe: Recipe, name: str, value: float) -> str:
     return "" if same else f"{value:g} makes another kind of request; set condition.{name} in the recipe first, or build two datasets"
 
 
-def _section(document: Document, key: str, faults: list[str]) -> Any:
-    """The opened kind(s) of one section, or None when it has faults (which are appended)."""
-    default, many = SECTIONS[key].default, SECTIONS[key].many
+def _section(document: Document, key: str, section: Section, faults: list[str]) -> Any:
+    """The opened kind(s) of one section, or None when it has faults (which are appended) or is optional and left out."""
+    default, many = section.default, section.many
     raw = document.data.get(key)
     if many == "list" and raw is not None and not isinstance(raw, list):
         faults.append(f"{document.where((key,))}: expected a list; write each filter as `- {{kind: …}}`")
         return None
     if many == "list" or (many == "either" and isinstance(raw, list) and raw):
-        items = [_kind(document, key, item, (key, i), faults) for i, item in enumerate(raw or [])]
+        items = [_kind(document, key, section, item, (key, i), faults) for i, item in enumerate(raw or [])]
         return None if any(item is None for item in items) else tuple(items)
     if raw is None:
+        if section.optional:
+            return None
         if default is None or key == "generator":
             faults.append(f"{document.where((key,))}: required section is missing; add `{key}: {{…}}`")
             return None
         raw = {}
-    one = _kind(document, key, raw, (key,), faults)
+    one = _kind(document, key, section, raw, (key,), faults)
     return (one,) if many == "either" and one is not None else one
 
 
-def _kind(document: Document, key: str, raw: Any, path: KeyPath, faults: list[str]) -> Kind | None:
-    room, contract, default, _ = SECTIONS[key]
+def _kind(document: Document, key: str, section: Section, raw: Any, path: KeyPath, faults: list[str]) -> Kind | None:
+    room, contract, default = section.room, section.contract, section.default
     if isinstance(raw, str):
         raw = {"kind": raw}
     if not isinstance(raw, dict):
@@ -191,21 +238,19 @@ def _kind(document: Document, key: str, raw: Any, path: KeyPath, faults: list[st
         return None
     kind = raw.get("kind", default)
     try:
-        if key == "source" and kind is None:
-            from factory import sources
-
+        if room in ("sources", "corpora") and kind is None:
             if not isinstance(raw.get("dataset"), str):
                 faults.append(
                     f"{document.where((*path, 'dataset'))}: required key is missing; name a folder, a Parquet file, tars or a Hub id"
                 )
                 return None
-            kind = sources.infer(raw["dataset"])
+            kind = import_module(f"factory.{room}").infer(raw["dataset"])
         if not isinstance(kind, str):
             faults.append(f"{document.where(path)}: required key `kind` is missing; there are: {', '.join(kinds.names(room))}")
             return None
         model = kinds.find(room, kind, contract)
     except UserError as error:
         at = (*path, "kind") if "kind" in raw else (*path, "dataset") if "dataset" in raw else path
-        faults.append(f"{document.where(at)}: {str(error).removeprefix('source.dataset: ')}")
+        faults.append(f"{document.where(at)}: {str(error).removeprefix(f'{key}.dataset: ')}")
         return None
     return validate(model, {k: v for k, v in raw.items() if k != "kind"}, document, path, faults)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -118,3 +119,48 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Samples:
+        """Some of the samples, in the order asked."""
+        chosen = [int(row) for row in rows]
+
+        def some(values: Any) -> Any:
+            return values[np.asarray(chosen, int)] if isinstance(values, np.ndarray) else [values[row] for row in chosen]
+
+        return Samples(**{each.name: some(getattr(self, each.name)) for each in fields(self)})
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One shard of a corpus: rows [start, stop) of one place.
+
+    place: a file's name relative to the corpus, or empty where rows are counted over the whole.  stop: -1 for all rows to the end,
+    however many there are (a tar tells only when it is read).
+    """
+
+    name: str
+    place: str
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        """Rows, or 0 where that is not known before reading."""
+        return max(self.stop - self.start, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One row of a corpus as it stands, undecoded.
+
+    id: names the row for as long as the corpus keeps its files.  image: file bytes, or where they are (a path or URL).
+    label: the class as text, None unlabelled.  columns: every other column, where they were asked for.
+    fault: a slug where the row itself could not be read, and `detail` a sentence about it.
+    """
+
+    id: str
+    image: bytes | str | None = None
+    label: str | None = None
+    caption: str | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    fault: str = ""
+    detail: str = ""

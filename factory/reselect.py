@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from factory import assemble, report
+from factory import assemble, filter_recipe, outcome, report
 from factory import plan as planning
 from factory import recipe as recipes
 from factory.recipe import Recipe
@@ -19,6 +19,8 @@ from factory.store import Store
 def run(folder: Path, recipe_file: Path | None, sets: list[str], export: bool) -> dict[str, Any]:
     """Decide every stored row again; writes selection.parquet, and the dataset when `export`. Raises UserError."""
     store = Store.existing(folder)
+    if "corpus" in store.run()["identity"]:
+        return _of_corpus(store, recipe_file, sets, export)
     recipe = recipes.load(recipe_file or folder / "recipe.json", sets)
     class_names = store.run()["identity"]["source"]["class_names"]
     quota = quotas(recipe, store)
@@ -48,9 +50,17 @@ def quotas(recipe: Recipe, store: Store) -> dict[int, int]:
     return dict(zip(classes, wanted.tolist(), strict=True))
 
 
+def _of_corpus(store: Store, recipe_file: Path | None, sets: list[str], export: bool) -> dict[str, Any]:
+    """The same for a filter run: the index always, new shards when `export`."""
+    recipe = filter_recipe.load(recipe_file or store.folder / "recipe.json", sets)
+    with store.owned() if export else contextlib.nullcontext():
+        return outcome.reselect(recipe, store, export)
+
+
 def summary(result: dict[str, Any], folder: Path) -> str:
     """A selection in a few lines for a terminal."""
     refused = ", ".join(f"{slug} {n}" for slug, n in result["refused"].items() if n) or "none"
     lines = [f"rows     {result['rows']}", f"kept     {result['kept']}", f"refused  {result['rows'] - result['kept']}  ({refused})"]
     lines += [f"         {name}: {n}" for name, n in result["per_class"].items()]
+    lines += outcome.unscored_lines(result["refused"])
     return "\n".join([*lines, f"written  {folder / 'selection.parquet'}"])

@@ -2,42 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from factory import kinds
-from factory.recipe import SECTIONS, Plain, Recipe
+from pydantic import BaseModel
+
+from factory import filter_recipe, kinds
+from factory import recipe as build_recipe
+from factory.recipe import Section
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def of_recipes() -> dict[str, Any]:
-    """A JSON Schema (draft 2020-12) of every recipe that uses built-in kinds, for editors."""
+    """A JSON Schema (draft 2020-12) of every recipe of `factory build` that uses built-in kinds, for editors."""
+    required = ["name", "source", "generator"]
+    return _schema("Factory recipe", build_recipe.Recipe, build_recipe.Plain, build_recipe.SECTIONS, required)
+
+
+def of_filter_recipes() -> dict[str, Any]:
+    """The same for recipes of `factory filter`."""
+    sections = filter_recipe.SECTIONS
+    return _schema("Filter recipe", filter_recipe.FilterRecipe, filter_recipe.Plain, sections, ["name", "corpus"])
+
+
+def _schema(
+    title: str, whole: type[BaseModel], plain: type[BaseModel], sections: Mapping[str, Section], required: list[str]
+) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     properties: dict[str, Any] = {}
-    for key, field in Recipe.model_fields.items():
-        if key in SECTIONS:
-            properties[key] = _section_schema(key, definitions) | {"description": field.description}
-    plain = Plain.model_json_schema()
-    properties = {**plain["properties"], **properties}
-    definitions.update(plain.get("$defs", {}))
+    for key, field in whole.model_fields.items():
+        if key in sections:
+            properties[key] = _section_schema(key, sections[key], definitions) | {"description": field.description}
+    keys = plain.model_json_schema()
+    properties = {**keys["properties"], **properties}
+    definitions.update(keys.get("$defs", {}))
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Factory recipe",
+        "$schema": DIALECT,
+        "title": title,
         "type": "object",
         "additionalProperties": False,
-        "required": ["name", "source", "generator"],
+        "required": required,
         "properties": properties,
         "$defs": definitions,
     }
 
 
-def _section_schema(key: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    room, contract, default, many = SECTIONS[key]
+def _section_schema(key: str, section: Section, definitions: dict[str, Any]) -> dict[str, Any]:
+    room, contract, default, many = section.room, section.contract, section.default, section.many
     choices = []
     for kind in kinds.names(room):
         model = kinds.find(room, kind, contract)
         shape = model.model_json_schema(ref_template="#/$defs/{model}")
         definitions.update(shape.pop("$defs", {}))
         shape["properties"] = {"kind": {"const": kind}, **shape.get("properties", {})}
-        if kind != default and key != "source":
+        if kind != default and key not in ("source", "corpus"):
             shape["required"] = ["kind", *shape.get("required", [])]
         definitions[f"{room}.{kind}"] = shape
         choices.append({"$ref": f"#/$defs/{room}.{kind}"})

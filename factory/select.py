@@ -21,6 +21,9 @@ class Rule:
     top: (amount, is a share) of the rows still kept, ranked by score within each class or overall; None for all.
     neighbours: for whole-dataset rules, what `neighbours.earlier_neighbours` found; a row goes when an earlier row that stays is more
     similar than `high`.  embeddings: reads what the neighbours were found from.
+    scored: bool [N] in a cascade, rows that the filter has seen; None for all.  A row that reaches the rule unseen is refused as
+    `unscored_<reason>`: neither kept nor judged, until it is scored.
+    unanswered: the reason for a row whose score is NaN (no caption, no answer); `reason` itself without one.
     """
 
     reason: str
@@ -31,6 +34,8 @@ class Rule:
     per_class: bool = True
     neighbours: tuple[np.ndarray, np.ndarray] | None = None
     embeddings: Callable[[], np.ndarray] | None = None
+    scored: np.ndarray | None = None
+    unanswered: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,23 +52,51 @@ class Selection:
         return {slug: int(n) for slug, n in zip(self.reasons[1:], counts[1:], strict=True)}
 
 
-def decide(labels: np.ndarray, rules: Sequence[Rule], quota: dict[int, int] | None = None, ordinals: np.ndarray | None = None) -> Selection:
+def decide(
+    labels: np.ndarray,
+    rules: Sequence[Rule],
+    quota: dict[int, int] | None = None,
+    ordinals: np.ndarray | None = None,
+    faults: tuple[np.ndarray, Sequence[str]] | None = None,
+) -> Selection:
     """Apply rules in order to rows in plan order; a row's reason is the first rule that refuses it.
 
     labels: int32 [N].  quota: class -> rows to keep at most; later rows of a full class are refused as `over_quota`.
     ordinals: int32 [N], what "later" means there; the order of the rows without them.
+    faults: (int [N], slugs) rows that could not be read: 0, or 1 + the place of the row's slug; they are refused before any rule.
     """
-    n = len(labels)
-    reasons = [KEPT, *dict.fromkeys(rule.reason for rule in rules), OVER_QUOTA]
-    reason = np.zeros(n, np.int16)
+    own = list(dict.fromkeys(rule.reason for rule in rules))
+    reasons = [KEPT, *(slug for slug in (faults[1] if faults else ()) if slug not in own), *own, OVER_QUOTA]
+    reason = np.zeros(len(labels), np.int16)
+    if faults is not None:
+        reason[:] = np.array([0, *(reasons.index(slug) for slug in faults[1])], np.int16)[faults[0]]
     for rule in rules:
-        refused = _refused(rule, labels, reason == 0)
-        reason[refused & (reason == 0)] = reasons.index(rule.reason)
+        _apply(rule, labels, reason, reasons)
     if quota is not None:
         rows = np.flatnonzero(reason == 0)
         early = None if ordinals is None else -ordinals[rows]
-        reason[_beyond(rows, labels[rows], lambda names, _: np.array([quota.get(int(c), 0) for c in names]), early)] = len(reasons) - 1
+        reason[_beyond(rows, labels[rows], lambda names, _: np.array([quota.get(int(c), 0) for c in names]), early)] = reasons.index(
+            OVER_QUOTA
+        )
     return Selection(reason == 0, reason, reasons)
+
+
+def _apply(rule: Rule, labels: np.ndarray, reason: np.ndarray, reasons: list[str]) -> None:
+    """Refuse by one rule, in place."""
+    if rule.scored is not None:
+        _refuse(reason, reasons, (reason == 0) & ~rule.scored, f"unscored_{rule.reason}")
+    if rule.unanswered is not None and rule.score is not None:
+        _refuse(reason, reasons, (reason == 0) & np.isnan(rule.score), rule.unanswered)
+    refused = _refused(rule, labels, reason == 0)
+    reason[refused & (reason == 0)] = reasons.index(rule.reason)
+
+
+def _refuse(reason: np.ndarray, reasons: list[str], rows: np.ndarray, slug: str) -> None:
+    """Give rows a reason that is told only where it occurs."""
+    if rows.any():
+        if slug not in reasons:
+            reasons.append(slug)
+        reason[rows] = reasons.index(slug)
 
 
 def _refused(rule: Rule, labels: np.ndarray, kept: np.ndarray) -> np.ndarray:

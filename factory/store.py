@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from factory.contracts import Filter
 from factory.errors import UserError
 from factory.files import create_once, is_full, sync_folder, sync_tree, write_atomically, write_json
 
@@ -35,6 +36,7 @@ FORMAT = 1
 POLL_SECONDS = 0.5
 OWNER_SECONDS = 30.0  # how long a worker waits for its launch's first worker to write the recipe
 STALE_SECONDS = 3600.0
+PARTIAL = "scored"  # bool column of a filter that has not seen every row of a shard (a cascade)
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -140,6 +142,10 @@ class Store:
             )
         return run
 
+    def command(self) -> str:
+        """The command that made this run, for messages."""
+        return "`factory filter`" if "corpus" in self.run()["identity"] else "`factory build`"
+
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
         """Hold the folder for one launch. Raises UserError when another launch holds it."""
@@ -229,14 +235,14 @@ class Store:
         folder = self.folder / "marks"
         return {entry.name[:-5] for entry in os.scandir(folder) if entry.name.endswith(".json")} if folder.is_dir() else set()
 
-    def is_made(self, shard: str, rows: int) -> bool:
-        """Whether one shard is whole, and of that many rows."""
+    def is_made(self, shard: str, rows: int | None) -> bool:
+        """Whether one shard is whole, and of that many rows where they are known beforehand."""
         try:
             mark = self.mark(shard)
             size = (self.folder / "shards" / f"{shard}.parquet").stat().st_size
         except (FileNotFoundError, json.JSONDecodeError):
             return False  # never made, or the mark promised a file that is gone
-        return size == mark["bytes"] and rows == mark["rows"]
+        return size == mark["bytes"] and rows in (None, mark["rows"])
 
     def mark(self, shard: str) -> dict[str, Any]:
         """A shard's done-mark: rows, bytes, sha256, seconds, quarantined parents."""
@@ -266,16 +272,29 @@ class Store:
         """Whether one filter has scored one shard."""
         return (self.folder / "scores" / identity / f"{shard}.parquet").exists()
 
+    def is_partial(self, shard: str, identity: str) -> bool:
+        """Whether one filter has left rows of one shard unscored, by the file's schema alone."""
+        return PARTIAL in pq.read_schema(self.folder / "scores" / identity / f"{shard}.parquet").names
+
     def write_scores(self, shard: str, identity: str, columns: dict[str, np.ndarray]) -> None:
         """One filter's columns [N] or [N, D] for one shard."""
+        (self.folder / "scores" / identity / "all.parquet").unlink(missing_ok=True)  # it does not know these
         write_table(self.folder / "scores" / identity / f"{shard}.parquet", _to_table(columns))
 
-    def read_scores(self, shards: Shards, identity: str) -> dict[str, np.ndarray]:
-        """One filter's columns over shards in order, from the joined file when it covers just these."""
+    def shard_scores(self, shard: str, filters: Sequence[Filter]) -> dict[str, dict[str, np.ndarray]]:
+        """The columns of one shard by filter identity, for those filters that have scored it."""
+        found = {}
+        for identity in {f.identity() for f in filters}:
+            if self.has_scores(shard, identity):
+                found[identity] = _to_columns(pq.read_table(self.folder / "scores" / identity / f"{shard}.parquet"))
+        return found
+
+    def read_scores(self, shards: Shards, identity: str, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """One filter's columns over shards in order, from the joined file when it covers just these; only those of `names` that it has."""
         joined = self._joined(shards, identity)
         if joined is not None:
-            return _to_columns(joined)
-        return _to_columns(self._concatenated(shards, identity))
+            return _to_columns(pq.read_table(joined, columns=_present(joined, names)))
+        return _to_columns(self._concatenated(shards, identity, names))
 
     def join_scores(self, shards: Shards, identity: str) -> None:
         """Write one filter's scores as one file."""
@@ -283,20 +302,20 @@ class Store:
             table = self._concatenated(shards, identity).replace_schema_metadata({"shards": shards.digest})
             write_table(self.folder / "scores" / identity / "all.parquet", table)
 
-    def _joined(self, shards: Shards, identity: str) -> pa.Table | None:
+    def _joined(self, shards: Shards, identity: str) -> Path | None:
         path = self.folder / "scores" / identity / "all.parquet"
-        if not path.exists() or (pq.read_schema(path).metadata or {}).get(b"shards", b"").decode() != shards.digest:
-            return None
-        return pq.read_table(path)
+        fits = path.exists() and (pq.read_schema(path).metadata or {}).get(b"shards", b"").decode() == shards.digest
+        return path if fits else None
 
-    def _concatenated(self, shards: Shards, identity: str) -> pa.Table:
+    def _concatenated(self, shards: Shards, identity: str, names: Sequence[str] | None = None) -> pa.Table:
         missing = sum(not self.has_scores(shard, identity) for shard in shards.names)
         if missing:
             raise UserError(
-                f"{self.folder}: {missing} of {len(shards.names)} shards have no scores for a filter of this recipe; run `factory build` to score them"
+                f"{self.folder}: {missing} of {len(shards.names)} shards have no scores for a filter of this recipe; "
+                f"run {self.command()} to score them"
             )
-        folder = self.folder / "scores" / identity
-        return pa.concat_tables([pq.read_table(folder / f"{shard}.parquet") for shard in shards.names])
+        paths = [self.folder / "scores" / identity / f"{shard}.parquet" for shard in shards.names]
+        return pa.concat_tables([pq.read_table(path, columns=_present(path, names)) for path in paths], promote_options="default")
 
     def drop_scores(self, shard: str) -> None:
         """Forget all scores of a shard that is about to be made again."""
@@ -308,18 +327,24 @@ class Store:
         content = "\n".join(f"{name} {self.mark(name)['sha256']}" for name in names)
         return Shards(tuple(names), hashlib.sha256(content.encode()).hexdigest()[:16])
 
-    def write_rows(self, shards: Shards, columns: dict[str, np.ndarray]) -> None:
-        """What selecting needs of every row: label, ordinal, and which shards hold them."""
-        table = _to_table(columns).replace_schema_metadata({"shards": json.dumps(shards.names), "digest": shards.digest})
+    def write_rows(self, shards: Shards, columns: dict[str, np.ndarray], notes: dict[str, Any] | None = None) -> None:
+        """What selecting needs of every row: label, ordinal, and which shards hold them. notes: JSON values that explain the columns."""
+        metadata = {"shards": json.dumps(shards.names), "digest": shards.digest, "notes": json.dumps(notes or {})}
+        table = _to_table(columns).replace_schema_metadata(metadata)
         write_table(self.folder / "rows.parquet", table)
 
     def read_rows(self) -> tuple[Shards, dict[str, np.ndarray]]:
         """(shards, columns). Raises UserError before the build is complete."""
         if not (self.folder / "rows.parquet").exists():
-            raise UserError(f"{self.folder}: the run is not finished; run `factory build` with the same --out to finish it")
+            raise UserError(f"{self.folder}: the run is not finished; run {self.command()} with the same --out to finish it")
         table = pq.read_table(self.folder / "rows.parquet")
         metadata = table.schema.metadata
         return Shards(tuple(json.loads(metadata[b"shards"])), metadata[b"digest"].decode()), _to_columns(table)
+
+    def row_notes(self) -> dict[str, Any]:
+        """What `write_rows` was told about the columns."""
+        notes: dict[str, Any] = json.loads((pq.read_schema(self.folder / "rows.parquet").metadata or {}).get(b"notes", b"{}"))
+        return notes
 
     def cached(self, name: str, shards: Shards, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Columns over the whole run that are worth keeping (neighbours), computed once for each set of shards."""
@@ -354,6 +379,11 @@ class Store:
         return final
 
 
+def _present(path: Path, names: Sequence[str] | None) -> list[str] | None:
+    """Those of the names that a file has; None for all."""
+    return None if names is None else [name for name in pq.read_schema(path).names if name in names]
+
+
 def _to_table(columns: dict[str, np.ndarray]) -> pa.Table:
     arrays = {
         name: pa.array(values) if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
@@ -369,10 +399,22 @@ def _to_columns(table: pa.Table) -> dict[str, np.ndarray]:
         if isinstance(column, pa.ChunkedArray):
             column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type.field(0).type)
         if pa.types.is_fixed_size_list(column.type):
-            columns[name] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+            columns[name] = _rows_of_lists(column)
+        elif pa.types.is_boolean(column.type) and column.null_count:  # shards that were scored whole, beside others of a cascade
+            columns[name] = column.fill_null(True).to_numpy(zero_copy_only=False)
         else:
             columns[name] = column.to_numpy(zero_copy_only=False)
     return columns
+
+
+def _rows_of_lists(column: pa.FixedSizeListArray) -> np.ndarray:
+    """[N, D]; NaN for rows that have none."""
+    values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+    if not column.null_count:
+        return values
+    rows = np.full((len(column), column.type.list_size), np.nan, values.dtype)
+    rows[column.is_valid().to_numpy(zero_copy_only=False)] = values
+    return rows
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -16,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from factory import images, runtime
-from factory.contracts import Filter, FilterContext, OpenGenerator, Scorer, Table
+from factory import images, runtime, scoring
+from factory.contracts import FilterContext, OpenGenerator, Table
 from factory.errors import Undecodable, UserError
 from factory.plan import Plan, Requests, Shard
 from factory.prepare import Batch, Preparer
 from factory.recipe import Recipe
 from factory.records import Annotations, Example, Inputs, Request, Samples
+from factory.scoring import Columns, Scoring
 from factory.store import Store
 
 
@@ -43,7 +43,7 @@ class _Made:
     started: float
     rows: list[_Row] = field(default_factory=list)
     encoded: list[Future[bytes]] = field(default_factory=list)
-    scores: dict[str, list[dict[str, np.ndarray]]] = field(default_factory=dict)
+    scores: dict[str, list[tuple[int, Columns]]] = field(default_factory=dict)
 
 
 class Watcher(Protocol):
@@ -63,6 +63,7 @@ class Maker:
         self.recipe, self.plan, self.table, self.store, self.device = recipe, plan, table, store, device
         self.watcher = watcher
         self.preparer = Preparer(recipe, plan, table, device, store.folder / "cache")
+        self.scoring = Scoring(recipe, FilterContext(device, plan.class_names, table, store.folder / "cache"))
         self._generators: dict[int, OpenGenerator] = {}
         self._pool = ThreadPoolExecutor(max(2, recipe.threads), thread_name_prefix="factory-images")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="factory-writer")
@@ -87,19 +88,13 @@ class Maker:
         opened.check(self.recipe.needs(), self.plan.class_names)
         return opened
 
-    @functools.cached_property
-    def scorers(self) -> dict[str, Scorer]:
-        """The loaded filters, by identity."""
-        context = FilterContext(self.device, self.plan.class_names, self.table, self.store.folder / "cache")
-        return {f.identity(): f.open(context) for f in self.recipe.filters}
-
     def make(self, shard: Shard, rows: Requests, release: Callable[[], None]) -> None:
         """Make or complete one shard; it is written behind the next one's generation, and `release` is called after its mark."""
         if self.store.is_made(shard.name, len(shard)):
             self._rescore(shard)
             release()
             return
-        self.generator(shard.generator), self.scorers  # opened here, so that the clock starts when making does
+        self.generator(shard.generator), self.scoring.scorers  # opened here, so that the clock starts when making does
         self.preparer.open()
         self.watcher.ready()
         made = _Made(time.perf_counter())
@@ -146,12 +141,12 @@ class Maker:
                 notes = notes.resized(guide.shape[:2], image.shape[:2])
             kept = replace(given, images=(), combine=None, embedding=None, control=None, mask=None, annotations=notes)
             made.rows.append(_Row(request, prompt, [(p.index, p.key) for p in own], kept))
-        self._score(samples, made.scores, self.recipe.filters)
+        self._score(samples, made.scores, {})
 
-    def _score(self, samples: Samples, into: dict[str, list[dict[str, np.ndarray]]], filters: Iterable[Filter]) -> None:
-        columns = {f.identity(): self.scorers[f.identity()].score(samples) for f in filters}
+    def _score(self, samples: Samples, into: dict[str, list[tuple[int, Columns]]], known: dict[str, Columns]) -> None:
+        columns = self.scoring.score(samples, known)
         for identity, scores in columns.items():
-            into.setdefault(identity, []).append(scores)
+            into.setdefault(identity, []).append((len(samples), scores))
         self.watcher.add(len(samples), columns)
 
     # ---- write
@@ -169,24 +164,28 @@ class Maker:
         finally:
             release()
 
-    def _write_scores(self, shard: str, scores: dict[str, list[dict[str, np.ndarray]]]) -> None:
+    def _write_scores(self, shard: str, scores: dict[str, list[tuple[int, Columns]]]) -> None:
         for identity, parts in scores.items():
-            columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            self.store.write_scores(shard, identity, columns)
+            self.store.write_scores(shard, identity, scoring.joined(parts))
 
     # ---- score what is already there
 
+    def is_scored(self, shard: Shard) -> bool:
+        """Whether every filter has seen every row of a shard that it should."""
+        return scoring.is_complete(self.recipe, self.store, shard.name, len(shard))
+
     def _rescore(self, shard: Shard) -> None:
         """Scores for filters that were added after the shard was made, over the same batches; no image is generated."""
-        missing = [f for f in self.recipe.filters if not self.store.has_scores(shard.name, f.identity())]
-        if not missing:
+        if self.is_scored(shard):
             return
         self.watcher.ready()
+        known = self.store.shard_scores(shard.name, self.recipe.filters)
         table = self.store.read_shard(shard.name)
-        scores: dict[str, list[dict[str, np.ndarray]]] = {}
+        scores: dict[str, list[tuple[int, Columns]]] = {}
         size = self.plan.batch_sizes[shard.generator]
         for start in range(0, table.num_rows, size):
-            self._score(self._stored(table.slice(start, size).to_pylist()), scores, missing)
+            part = {name: {key: values[start : start + size] for key, values in columns.items()} for name, columns in known.items()}
+            self._score(self._stored(table.slice(start, size).to_pylist()), scores, part)
         self._write_scores(shard.name, scores)
 
     def _stored(self, rows: list[dict[str, Any]]) -> Samples:

@@ -27,7 +27,7 @@ _TERMS = (
     "parentField path recordSet references regex repeated replace samplingRate separator source subField transform"
 )
 _CONTEXT |= {name: f"cr:{name}" for name in _TERMS.split()}
-_TYPES = {"string": "sc:Text", "int64": "cr:Int64", "float32": "cr:Float32"}
+_TYPES = {"string": "sc:Text", "int64": "cr:Int64", "float32": "cr:Float32", "float64": "cr:Float64", "bool": "sc:Boolean"}
 _KNOWN = {
     "id": "Names an image for life.",
     "seed": "Seed of the image.",
@@ -57,10 +57,15 @@ def of_parquet(folder: Path, info: DatasetInfo, files: str) -> None:
     _write(folder, info, [_file_set("files", files, "application/x-parquet")], fields)
 
 
-def of_folder(folder: Path, info: DatasetInfo, suffix: str) -> None:
+def of_folder(folder: Path, info: DatasetInfo, suffixes: Sequence[str]) -> None:
     """Write croissant.json beside image files and a metadata.jsonl that names them."""
     table = _file_object(folder, f"{info.split}/metadata.jsonl", "metadata", "application/jsonlines")
-    images = _file_set("images", f"{info.split}/*.{suffix}", _mime(suffix))
+    images = _file_set("images", f"{info.split}/*.{suffixes[0]}", _mime(suffixes[0]))
+    if len(suffixes) > 1:
+        images |= {
+            "includes": [f"{info.split}/*.{suffix}" for suffix in suffixes],
+            "encodingFormat": [_mime(suffix) for suffix in suffixes],
+        }
     source = {"fileObject": {"@id": "metadata"}}
     columns = {name: _column(source, name) for name in _text_columns(info)}
     join = {**_column(source, "file_name"), "transform": {"regex": "(?:.*/)?([^/]+)"}}
@@ -159,7 +164,9 @@ def _write(folder: Path, info: DatasetInfo, files: list[dict[str, Any]], *sets: 
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": info.name,
-        "description": f"{info.rows} synthetic images, split {info.split}: every image was generated, none is a photograph.",
+        "description": f"{info.rows} synthetic images, split {info.split}: every image was generated, none is a photograph."
+        if info.synthetic
+        else f"{info.rows} images, split {info.split}, chosen out of a larger set.",
         "distribution": files,
         "recordSet": records,
     }

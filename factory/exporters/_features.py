@@ -11,7 +11,7 @@ def features(info: DatasetInfo) -> Any:
     """The columns as `datasets.Features`: image, label for a labelled dataset, then info.columns. Raises ValueError for an unknown type."""
     from datasets import ClassLabel, Features, Image, List, Value
 
-    types: dict[str, Any] = {name: Value(name) for name in ("string", "int64", "float32")}
+    types: dict[str, Any] = {name: Value(name) for name in ("string", "int64", "float32", "float64", "bool")}
     types |= {f"list<{name}>": List(value) for name, value in types.items()}
     types |= {"list<list<float32>>": List(List(Value("float32"))), "image": Image()}
     known: dict[str, Any] = {"image": Image()}

@@ -46,7 +46,7 @@ class Coco(_objects.ObjectExporter):
             annotation = 0
             for number, (row, data) in enumerate(self.encoded(rows)):
                 size = _encode.size(data)
-                file = _objects.write_image(row, number, data, base, _encode.SUFFIX[self.image])
+                file = _objects.write_image(row, number, data, base, _encode.suffix(self.image, data))
                 values = _metadata.values(row, info)
                 lines.write(_metadata.text({"file_name": file, **values}) + "\n")
                 _append(out, number, self._image(number + 1, file, size, values))

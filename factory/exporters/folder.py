@@ -27,6 +27,7 @@ class Folder(_encode.ImageExporter):
         base = folder / info.split
         folders = _names.safe_names(info.class_names)
         counts: Counter[str] = Counter()
+        suffixes: set[str] = set()
         base.mkdir(parents=True, exist_ok=True)
         for name in folders if info.class_names else ["images"]:
             (base / name).mkdir()
@@ -35,7 +36,9 @@ class Folder(_encode.ImageExporter):
                 label = _metadata.label(row, info)
                 place = folders[label] if label >= 0 else "images"
                 name = _names.key(str(row.get("id", f"{number:08d}")))
-                file = base / _names.within(place, counts[place]) / f"{name}.{_encode.SUFFIX[self.image]}"
+                suffix = _encode.suffix(self.image, data)
+                suffixes.add(suffix)
+                file = base / _names.within(place, counts[place]) / f"{name}.{suffix}"
                 counts[place] += 1
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with file.open("xb") as out:  # two rows of one id are a bug to hear about, not a file to overwrite
@@ -44,7 +47,7 @@ class Folder(_encode.ImageExporter):
                 line = {"file_name": file.relative_to(base).as_posix(), **_metadata.values(row, info), **beside}
                 lines.write(_metadata.text(line) + "\n")
         if self.croissant:
-            _croissant.of_folder(folder, info, _encode.SUFFIX[self.image])
+            _croissant.of_folder(folder, info, sorted(suffixes) or ["png"])
 
 
 def _write_beside(row: dict[str, Any], folder: Path, file: Path, info: DatasetInfo) -> dict[str, str | None]:

@@ -40,7 +40,7 @@ class Parquet(_encode.ImageExporter):
         shards = _Shards(folder / "data", schema, self.shard_mb << 20, info.split)
         try:
             for row, data in self.encoded(rows):
-                name = f"{row['id']}.{_encode.SUFFIX[self.image]}" if "id" in row else None
+                name = f"{row['id']}.{_encode.suffix(self.image, data)}" if "id" in row else None
                 values = {key: _cell(row.get(key), info.columns.get(key)) for key in schema.names}
                 shards.add({**values, "image": {"bytes": data, "path": name}, **_label(row, info)}, data)
         except BaseException:

@@ -14,7 +14,6 @@ from pydantic import Field
 from factory import images
 from factory.contracts import DatasetInfo
 from factory.exporters import _croissant, _cuts, _encode, _metadata, _names
-from factory.images import ImageFormat
 
 _BLOCK, _RECORD = 512, 10_240  # bytes: a tar's members are padded to the one, the whole to the other
 
@@ -27,9 +26,7 @@ class WebDataset(_encode.ImageExporter):
     """
 
     shard_mb: int = Field(256, ge=1, description="A file holds at most about this many megabytes, and three quarters at least.")
-    image: ImageFormat = Field(
-        "webp", description="png is lossless; webp is smaller, and lossless at quality 100; jpeg is read everywhere."
-    )
+    image: _encode.FileFormat = Field("webp", description=_encode.FORMATS + " All images of a dataset of tars are of one format.")
     croissant: bool = Field(True, description="Write croissant.json beside the files: Croissant metadata of the files and columns.")
 
     def data_files(self, split: str) -> str:
@@ -39,11 +36,12 @@ class WebDataset(_encode.ImageExporter):
         """`datasets` wants the same members in every row: an unlabelled row of a labelled dataset has class -1, and a row without a mask
         has a mask of background alone and `mask: null` in its json. An image larger than shard_mb is a file of its own.
         """
+        format, rows = _encode.uniform(rows, self.image)
+        suffix = _encode.SUFFIX[format]
         tars = _Tars(folder / "data", info.split, self.shard_mb << 20)
         try:
-            for number, (row, data) in enumerate(self.encoded(rows)):
+            for number, (row, data) in enumerate(self.encoded(rows, format)):
                 key = _names.key(str(row.get("id", f"{number:08d}")))
-                suffix = _encode.SUFFIX[self.image]
                 members = {suffix: data, **dict(_members(row, data, f"{key}.{suffix}", info))}
                 tars.add(key, members, _cuts.draws(row, data)[1])
         except BaseException:
@@ -51,7 +49,7 @@ class WebDataset(_encode.ImageExporter):
             raise
         tars.finish()
         if self.croissant:
-            _croissant.of_tars(folder, info, _encode.SUFFIX[self.image], tars.parts)
+            _croissant.of_tars(folder, info, suffix, tars.parts)
 
 
 def _members(row: dict[str, Any], data: bytes, file: str, info: DatasetInfo) -> Iterator[tuple[str, bytes]]:
@@ -61,8 +59,9 @@ def _members(row: dict[str, Any], data: bytes, file: str, info: DatasetInfo) -> 
     yield "json", _metadata.text({"file_name": file, **_metadata.values(row, info), **named}).encode()
     if info.class_names:
         yield "cls", str(_metadata.label(row, info)).encode()
-    if "prompt" in info.columns:
-        yield "txt", str(row.get("prompt") or "").encode()
+    text = next((name for name in ("prompt", "caption") if name in info.columns), None)
+    if text is not None:
+        yield "txt", str(row.get(text) or "").encode()
     for name in further:
         own = row.get(name)
         yield f"{name}.png", images.encode(np.zeros((*_encode.size(data), 3), np.uint8)) if own is None else own

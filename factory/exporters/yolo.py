@@ -41,7 +41,7 @@ class Yolo(_objects.ObjectExporter):
             for number, (row, data) in enumerate(self.encoded(rows)):
                 size = _encode.size(data)
                 objects = self.objects(row, names, info, size)
-                file = _objects.write_image(row, number, data, images, _encode.SUFFIX[self.image])
+                file = _objects.write_image(row, number, data, images, _encode.suffix(self.image, data))
                 text = labels / Path(file).with_suffix(".txt")
                 text.parent.mkdir(exist_ok=True)
                 text.write_text("".join(_line(one, size, polygons) for one in objects), encoding="utf-8", newline="\n")

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from factory.cells import near, value_at
 from factory.errors import UserError
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """'; did you mean x?' for the end of a message, or nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def feature_at(features: Any, name: str) -> Any:
@@ -44,15 +38,6 @@ def _names(features: Any, prefix: str = "") -> list[str]:
 def root(features: Any, name: str) -> str:
     """The top-level column that holds a dotted name."""
     return name if name in features else name.partition(".")[0]
-
-
-def value_at(row: dict[str, Any], name: str) -> Any:
-    """One cell of a row, dotted names included; None when any part is missing."""
-    if name in row:
-        return row[name]
-    head, _, rest = name.partition(".")
-    inner = row.get(head)
-    return value_at(inner, rest) if rest and isinstance(inner, dict) else None
 
 
 def column(rows: Any, name: str) -> list[Any]:

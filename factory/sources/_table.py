@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from factory import images, seeds
+from factory.cells import near, value_at
 from factory.contracts import Source
 from factory.errors import Undecodable, UserError
 from factory.records import Example
@@ -81,7 +82,7 @@ class TableSource(Source):
         """The rows that `classes` and `shots` leave, in the order of the dataset, with labels renumbered to the kept classes."""
         for name in self.classes or []:
             if name not in names:
-                raise UserError(f"{where}: there is no class {name!r}{_columns.near(name, names)}; there are: {', '.join(names)}")
+                raise UserError(f"{where}: there is no class {name!r}{near(name, names)}; there are: {', '.join(names)}")
         kept = [number for number, name in enumerate(names) if self.classes is None or name in self.classes]
         chosen = [] if self.shots is not None or self.classes is not None else [np.flatnonzero(labels < 0)]
         for number in kept:
@@ -144,7 +145,7 @@ class DatasetTable:
         source, row = self._source, self._rows[int(self._index[index])].to_pylist()[0]
 
         def cell(name: str | None) -> Any:
-            return None if name is None else _columns.value_at(row, name)
+            return None if name is None else value_at(row, name)
 
         data = _content.stored_bytes(cell(source.image))
         image = images.decode(data)
@@ -185,22 +186,22 @@ class DatasetTable:
         total.update(f"{key}\x1e{self._source.box_format if key == 'boxes' else ''}\x1d".encode())
         top = _columns.root(self._rows.features, name)
         for batch in _batches(self._rows.select_columns([top]), self._index, top):
-            cells = [_columns.value_at({top: value}, name) for value in batch]
+            cells = [value_at({top: value}, name) for value in batch]
             for digest in _content.digests(cells) if key == "mask" else map(repr, cells):
                 total.update(f"{digest}\x1d".encode())
 
     def _contents(self) -> Iterator[str]:
         """A digest per chosen row, in order."""
         source = self._source
-        first = _columns.value_at(self._rows[int(self._index[0])].to_pylist()[0], source.image)
+        first = value_at(self._rows[int(self._index[0])].to_pylist()[0], source.image)
         top = _columns.root(self._rows.features, source.image)
         cells = self._rows.select_columns([top])
         if len(self) > _content.HASH_FILES_UP_TO and _content.file_path(first):
-            every = (_columns.value_at({top: value}, source.image) for batch in _batches(cells, self._index, top) for value in batch)
+            every = (value_at({top: value}, source.image) for batch in _batches(cells, self._index, top) for value in batch)
             yield from _content.sizes([_content.file_path(cell) or "" for cell in every])
             return
         for batch in _batches(cells, self._index, top):
-            yield from _content.digests([_columns.value_at({top: value}, source.image) for value in batch])
+            yield from _content.digests([value_at({top: value}, source.image) for value in batch])
 
 
 def _batches(rows: Any, index: np.ndarray, name: str, size: int = 500) -> Iterator[list[Any]]:

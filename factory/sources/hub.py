@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import Field
 
+from factory import cells
 from factory.errors import UserError
-from factory.sources import _columns, _files
+from factory.sources import _files
 from factory.sources._table import TableSource
 
 
@@ -39,6 +40,6 @@ class Hub(TableSource):
         if not isinstance(data, DatasetDict):
             return data
         if self.split not in data:
-            hint = f"{_columns.near(self.split, data)}; there are: {', '.join(data)}"
+            hint = f"{cells.near(self.split, data)}; there are: {', '.join(data)}"
             raise UserError(f"source.split: {path} has no split {self.split!r}{hint}")
         return data[self.split]

@@ -1,0 +1,128 @@
+"""Rows of Parquet files: cut at row groups, read in sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from factory import cells
+from factory.corpora import _columns, _places
+from factory.corpora._corpus import Columns, found, own_columns, passing_types, read_names, write_names
+from factory.errors import UserError
+from factory.records import Cut, Found
+
+ROWS_AT_ONCE = 32  # whole images are in memory meanwhile
+BUFFER = 4 << 20  # bytes; without it a whole column of a row group is in memory
+UNREADABLE = "unreadable_file"
+
+
+def cuts(corpus: Columns, files: _places.Files, rows: int, catalogue: Path) -> Iterator[tuple[Cut, str]]:
+    """Row groups of each file joined up to about that many rows; a larger one is cut. A file without a footer is one row with a fault."""
+    number, names = 0, corpus.class_names
+    for name, size in zip(files.names, files.sizes, strict=True):
+        try:
+            with files.file_system.open(files.path(name), "rb") as handle:
+                footer = pq.ParquetFile(handle)
+                _require(corpus, footer.schema_arrow, name)
+                names = names or (_columns.class_label_names(footer.schema_arrow, corpus.label) if corpus.label else None)
+                spans = list(_spans([footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups)], rows))
+        except (pa.ArrowInvalid, FileNotFoundError):
+            spans = [(0, -1)]
+        for start, stop in spans:
+            yield Cut(f"{number:06d}", name, start, stop), f"{name} {size} {start} {stop}"
+            number += 1
+    write_names(catalogue, names)
+
+
+def _spans(groups: Sequence[int], rows: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) rows of each shard of a file."""
+    start = at = 0
+    for count in groups:
+        if at > start and at - start + count > rows:
+            yield start, at
+            start = at
+        at += count
+        while at - start >= 2 * rows:
+            yield start, start + rows
+            start += rows
+        if at - start >= rows:
+            yield start, at
+            start = at
+    if at > start:
+        yield start, at
+
+
+def _require(corpus: Columns, schema: pa.Schema, name: str) -> None:
+    for key in ("image", "label", "caption"):
+        column = getattr(corpus, key)
+        if column is not None and column not in schema.names and column.partition(".")[0] not in schema.names:
+            known = ", ".join(schema.names)
+            raise UserError(
+                f"{corpus.source_name()}: {name} has no column {column!r} for `{key}`{cells.near(column, schema.names)}; there are: {known}"
+            )
+
+
+class ParquetReader:
+    """Reads cuts; one that begins where the last one ended goes on in the open file, so that large row groups are read once."""
+
+    def __init__(self, corpus: Columns, file_system: Any, base: str, root: str, catalogue: Path, columns: Sequence[str] | None):
+        self.corpus, self.file_system, self.base, self.root, self.columns = corpus, file_system, base, root, columns
+        self.class_names = read_names(catalogue)
+        self._types: dict[str, str] = {}
+        self._cursor: tuple[str, int, Iterator[dict[str, Any]]] | None = None
+
+    def types(self) -> dict[str, str]:
+        return dict(self._types)
+
+    def read(self, cut: Cut) -> Iterator[Found]:
+        """The rows of one cut; where a file is damaged, each row that it should have held is one with a fault."""
+        if cut.stop < 0:
+            yield Found(cut.place, fault=UNREADABLE, detail="not a Parquet file, or cut short")
+            return
+        number = cut.start
+        try:
+            rows = self._rows(cut)
+            while number < cut.stop:
+                row = next(rows)
+                yield found(self.corpus, row, f"{cut.place}#{number}", self.root, self.class_names, self.columns)
+                number += 1
+                self._cursor = (cut.place, number, rows)
+        except (pa.ArrowException, OSError, StopIteration) as error:
+            self._cursor = None
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and not self._is_damage(error):
+                raise
+            detail = str(error) or "the file ends early"
+            for rest in range(number, cut.stop):
+                yield Found(f"{cut.place}#{rest}", fault=UNREADABLE, detail=detail)
+
+    def _is_damage(self, error: OSError) -> bool:
+        """Arrow says what a codec finds (no errno) as an OSError; a disk or a network has an errno, or is not local."""
+        return isinstance(error, pa.ArrowException) or (error.errno is None and _places.is_local(self.file_system))
+
+    def _rows(self, cut: Cut) -> Iterator[dict[str, Any]]:
+        if self._cursor is not None and self._cursor[:2] == (cut.place, cut.start):
+            return self._cursor[2]
+        return self._stream(cut.place, cut.start)
+
+    def _stream(self, place: str, start: int) -> Iterator[dict[str, Any]]:
+        with self.file_system.open(_places.within(self.base, place), "rb") as handle:
+            file = pq.ParquetFile(handle, buffer_size=BUFFER, pre_buffer=False)
+            wanted = self._wanted(file.schema_arrow)
+            first, offset = 0, 0
+            while first < file.metadata.num_row_groups and offset + (size := file.metadata.row_group(first).num_rows) <= start:
+                first, offset = first + 1, offset + size
+            groups = list(range(first, file.metadata.num_row_groups))
+            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=wanted, use_threads=False):
+                if offset + batch.num_rows > start:
+                    yield from batch.slice(max(start - offset, 0)).to_pylist()
+                offset += batch.num_rows
+
+    def _wanted(self, schema: pa.Schema) -> list[str]:
+        """The top-level columns to read; the types of those that pass through are noted."""
+        own = {name if name in schema.names else name.partition(".")[0] for name in own_columns(self.corpus)}
+        self._types = passing_types(self.corpus, schema)
+        return [name for name in schema.names if name in own or self.columns is None or name in self.columns]

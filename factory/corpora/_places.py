@@ -1,0 +1,149 @@
+"""Where files are: this disk, or anything that fsspec opens by URL (s3://, gs://, hf://, https://, memory://)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Any
+
+from factory.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"})
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name says that it is an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def located(dataset: str) -> tuple[Any, str]:
+    """(file system, path on it) of a path or URL; a local path is made absolute. Raises UserError for an unknown protocol."""
+    import fsspec
+
+    local = "://" not in dataset
+    try:
+        file_system, path = fsspec.core.url_to_fs(os.path.abspath(os.path.expanduser(dataset)) if local else dataset)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"corpus.dataset: cannot open {dataset}: {error}") from error
+    return file_system, path.rstrip("/") or "/"
+
+
+def is_local(file_system: Any) -> bool:
+    protocols = file_system.protocol if isinstance(file_system.protocol, tuple | list) else (file_system.protocol,)
+    return "file" in protocols
+
+
+def exists(dataset: str) -> bool:
+    """Whether something is there; a glob is taken to be."""
+    file_system, path = located(dataset)
+    return any(mark in path for mark in "*?[") or bool(file_system.exists(path))
+
+
+def missing(dataset: str) -> UserError:
+    """The error for a place where nothing is."""
+    where = dataset if "://" in dataset else os.path.abspath(os.path.expanduser(dataset))
+    return UserError(f"corpus.dataset: there is nothing at {where}; check the path, which is relative to the current folder")
+
+
+def some_names(dataset: str, limit: int) -> set[str]:
+    """Lower-case names of the first files found, without their folders."""
+    file_system, path = located(dataset)
+    if file_system.isfile(path):
+        return {PurePosixPath(path).name.lower()}
+    every = (name for _, _, names in file_system.walk(path) for name in names)
+    return {name.lower() for name in islice(every, limit)}
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files below one base, by relative name in order. sizes: bytes of each."""
+
+    file_system: Any
+    base: str
+    names: list[str]
+    sizes: list[int]
+
+    def path(self, name: str) -> str:
+        """A file's path on the file system."""
+        return within(self.base, name)
+
+
+def within(base: str, name: str) -> str:
+    """A path below a base, or the path itself where it stands by itself (absolute, or a URL)."""
+    return name if name.startswith("/") or "://" in name or not base else f"{base.rstrip('/')}/{name}"
+
+
+def base_of(dataset: str) -> tuple[Any, str]:
+    """(file system, folder that relative names are counted from) of a file, folder or glob."""
+    file_system, path = located(dataset)
+    if any(mark in path for mark in "*?["):
+        parts = path.split("/")
+        return file_system, "/".join(parts[: next(i for i, part in enumerate(parts) if any(mark in part for mark in "*?["))])
+    return file_system, path if file_system.isdir(path) else path.rpartition("/")[0]
+
+
+def files(dataset: str, suffixes: tuple[str, ...]) -> Files:
+    """The files with these suffixes: one file, those of a glob, or those in a folder and below it. Raises UserError when there are none."""
+    file_system, path = located(dataset)
+    _, base = base_of(dataset)
+    if any(mark in path for mark in "*?["):
+        found = file_system.glob(path, detail=True)
+    elif file_system.isdir(path):
+        found = {name: info for name, info in file_system.find(path, detail=True).items() if name.lower().endswith(suffixes)}
+    elif file_system.exists(path):
+        found = {path: file_system.info(path)}
+    else:
+        raise missing(dataset)
+    chosen = sorted((_relative(name, base), int(info.get("size") or 0)) for name, info in found.items() if info.get("type") != "directory")
+    chosen = [(name, size) for name, size in chosen if not any(part.startswith(".") for part in name.split("/"))]
+    if not chosen:
+        raise UserError(f"corpus.dataset: there is no {' or '.join('*' + suffix for suffix in suffixes)} at {dataset}")
+    return Files(file_system, base, [name for name, _ in chosen], [size for _, size in chosen])
+
+
+def _relative(path: str, base: str) -> str:
+    return path[len(base) :].lstrip("/") if base and path.startswith(base) else path.lstrip("/")
+
+
+def walk(file_system: Any, base: str) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+    """(relative folder, [(name, size)] in order) of the base and every folder below it, in order; hidden ones are passed over.
+
+    Memory holds one folder's names at a time.
+    """
+    yield from _local_walk(base, "") if is_local(file_system) else _remote_walk(file_system, base, "")
+
+
+def _local_walk(base: str, inner: str) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+    files, folders = [], []
+    with os.scandir(os.path.join(base, inner)) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(entry.name)
+            else:
+                files.append((entry.name, _size(entry)))
+    yield inner, sorted(files)
+    for name in sorted(folders):
+        yield from _local_walk(base, f"{inner}/{name}" if inner else name)
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:  # a link that leads nowhere is a row that cannot be read, later
+        return -1
+
+
+def _remote_walk(file_system: Any, base: str, inner: str) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+    entries = [
+        (info["name"].rstrip("/").rpartition("/")[2], info) for info in file_system.ls(within(base, inner) if inner else base, detail=True)
+    ]
+    entries = sorted((pair for pair in entries if not pair[0].startswith(".")), key=lambda pair: pair[0])
+    yield inner, [(name, int(info.get("size") or 0)) for name, info in entries if info["type"] != "directory"]
+    for name, info in entries:
+        if info["type"] == "directory":
+            yield from _remote_walk(file_system, base, f"{inner}/{name}" if inner else name)
