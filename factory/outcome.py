@@ -86,8 +86,8 @@ def collected(store: Store) -> Rows:
 
 
 def rules(recipe: FilterRecipe, store: Store, shards: Shards) -> list[select.Rule]:
-    """The recipe's rules over stored scores; a row without an answer has a reason of its own, `no_<filter>`."""
-    return [assemble.rule(f, name, store, shards, f"no_{name}") for name, f in recipe.named_filters()]
+    """The recipe's rules over stored scores; a row without an answer has a reason of its own, `<filter>_no_score`."""
+    return [assemble.rule(f, name, store, shards, f"{name}_no_score") for name, f in recipe.named_filters()]
 
 
 def decide(recipe: FilterRecipe, store: Store, rows: Rows) -> Selection:
@@ -160,10 +160,10 @@ def _scores(recipe: FilterRecipe, store: Store, rows: Rows) -> dict[str, np.ndar
 def _write_index(recipe: FilterRecipe, store: Store, rows: Rows, selection: Selection) -> None:
     """kept.parquet: id, label, the carried columns and every score of what stays; the corpus itself is not touched."""
     scores = _scores(recipe, store, rows)
-    carried = {name: arrow_type(rows.types[name]) for name in recipe.carry if name in rows.types}
-    schema = pa.schema(
-        [("id", pa.string()), ("label", pa.string()), *carried.items(), *((name, pa.float32()) for name in scores if name not in carried)]
-    )
+    own_names = {"id", "label", *scores}
+    carried = {f"corpus_{name}" if name in own_names else name: name for name in recipe.carry if name in rows.types}
+    types = {new: arrow_type(rows.types[old]) for new, old in carried.items()}
+    schema = pa.schema([("id", pa.string()), ("label", pa.string()), *types.items(), *((name, pa.float32()) for name in scores)])
 
     def write(path: Path) -> None:
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
@@ -172,7 +172,7 @@ def _write_index(recipe: FilterRecipe, store: Store, rows: Rows, selection: Sele
                 if len(keep):
                     table = store.read_shard(shard).take(keep)
                     own = {name: pa.array(values[span][keep]) for name, values in scores.items()}
-                    own |= {name: _column(table, f"column.{name}", type) for name, type in carried.items()}
+                    own |= {new: _column(table, f"column.{old}", types[new]) for new, old in carried.items()}
                     own |= {"id": table["id"], "label": table["label"]}
                     writer.write_table(pa.table([own[name] for name in schema.names], schema=schema))
 

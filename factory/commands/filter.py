@@ -33,7 +33,7 @@ def command(
 ) -> None:
     """Score a corpus that exists, shard by shard, and keep an index, a dataset or both; run it again to resume.
 
-    Example: factory filter recipes/filter.yaml --set corpus.dataset=/data/laion/*.tar --set keep=both
+    Example: factory filter recipes/filter/fashion.yaml --set corpus.dataset=/data/laion/*.tar --set keep=both
 
     Afterwards: factory select RUN --set 'filters[0].min=0.3' decides again without a model, and factory sweep RUN FILTER shows what a threshold costs.
     """

@@ -23,19 +23,21 @@ UNREADABLE = "unreadable_file"
 def cuts(corpus: Columns, files: _places.Files, rows: int, catalogue: Path) -> Iterator[tuple[Cut, str]]:
     """Row groups of each file joined up to about that many rows; a larger one is cut. A file without a footer is one row with a fault."""
     number, names = 0, corpus.class_names
+    write_names(catalogue, names)
     for name, size in zip(files.names, files.sizes, strict=True):
         try:
             with files.file_system.open(files.path(name), "rb") as handle:
                 footer = pq.ParquetFile(handle)
                 _require(corpus, footer.schema_arrow, name)
-                names = names or (_columns.class_label_names(footer.schema_arrow, corpus.label) if corpus.label else None)
+                if names is None and corpus.label is not None:
+                    names = _columns.class_label_names(footer.schema_arrow, corpus.label)
+                    write_names(catalogue, names)
                 spans = list(_spans([footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups)], rows))
         except (pa.ArrowInvalid, FileNotFoundError):
             spans = [(0, -1)]
         for start, stop in spans:
             yield Cut(f"{number:06d}", name, start, stop), f"{name} {size} {start} {stop}"
             number += 1
-    write_names(catalogue, names)
 
 
 def _spans(groups: Sequence[int], rows: int) -> Iterator[tuple[int, int]]:

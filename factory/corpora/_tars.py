@@ -43,6 +43,7 @@ class TarReader:
         self.corpus, self.file_system, self.base, self.columns = corpus, file_system, base, columns
         self.class_names = read_names(catalogue)
         self._types: dict[str, str] = {}
+        self._half = ""
 
     def types(self) -> dict[str, str]:
         return dict(self._types)
@@ -60,28 +61,26 @@ class TarReader:
                     keys.add(unique)
                     yield self._found(f"{cut.place}/{unique}", fields)
         except (tarfile.TarError, EOFError, FileNotFoundError) as error:
-            yield Found(cut.place, fault=BROKEN, detail=f"after {len(keys)} rows: {error or type(error).__name__}")
+            half = f"/{self._half}" if self._half else ""  # the row in which the damage is
+            yield Found(cut.place + half, fault=BROKEN, detail=f"after {len(keys)} rows: {error or type(error).__name__}")
 
     def _samples(self, handle: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
         """(key, suffix -> bytes) of consecutive members of one base name."""
-        key, fields = "", dict[str, bytes]()
-        try:
-            with tarfile.open(fileobj=handle, mode="r|*", tarinfo=_Member) as tar:
-                for member in tar:
-                    folder, slash, name = member.name.rpartition("/")
-                    base, _, suffix = name.partition(".")
-                    if not member.isfile() or not base:
-                        continue
-                    own = folder + slash + base
-                    if fields and (own != key or suffix.lower() in fields):
-                        yield key, fields
-                        fields = {}
-                    data = tar.extractfile(member)
-                    key, fields[suffix.lower()] = own, data.read() if data else b""
-        except (tarfile.TarError, EOFError):
-            if fields:  # the members before the damage are whole
-                yield key, fields
-            raise
+        self._half, fields = "", dict[str, bytes]()
+        key = ""
+        with tarfile.open(fileobj=handle, mode="r|*", tarinfo=_Member) as tar:
+            for member in tar:
+                folder, slash, name = member.name.rpartition("/")
+                base, _, suffix = name.partition(".")
+                if not member.isfile() or not base:
+                    continue
+                own = folder + slash + base
+                if fields and (own != key or suffix.lower() in fields):
+                    yield key, fields
+                    fields = {}
+                key = self._half = own
+                data = tar.extractfile(member)
+                fields[suffix.lower()] = data.read() if data else b""
         if fields:
             yield key, fields
 
@@ -100,7 +99,7 @@ class TarReader:
                     fault, detail = "damaged_metadata", f"json: {error}"
             elif name in _TEXT:
                 row[name] = data.decode("utf-8", "replace")
-            elif _places.is_image(f".{name}"):
+            elif _places.is_image(f"x.{name}"):
                 row[name] = {"bytes": data}
         caption = _columns.caption(cells.value_at(row, corpus.caption)) if corpus.caption else None
         label = None
@@ -115,7 +114,8 @@ class TarReader:
         wanted = self.corpus.image
         if wanted in fields:
             return fields[wanted], wanted
-        found = next((name for name in fields if _places.is_image(f".{name}")), None) if wanted == "image" else None
+        plain = (name for name in fields if "." not in name and _places.is_image(f"x.{name}"))  # seg.png is a further image
+        found = next(plain, None) if wanted == "image" else None
         return (None, "") if found is None else (fields[found], found)
 
     def _passing(self, row: dict[str, Any]) -> dict[str, Any]:
