@@ -32,7 +32,7 @@ class Made:
     generator: Any
 
 
-def make(text: str, cache: Path, generator: Any = None) -> Made:
+def make(text: str, cache: Path, generator: Any = None, device: str = "cpu") -> Made:
     """Make every image of a recipe's first round; generator: an open one to use in place of the recipe's."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
@@ -40,10 +40,10 @@ def make(text: str, cache: Path, generator: Any = None) -> Made:
         recipe = recipes.load(path)
     table = recipe.source.open()
     plan = planning.make(recipe, table)
-    generator = generator or recipe.generator[0].open("cpu")
+    generator = generator or recipe.generator[0].open(device)
     generator.check(recipe.needs(), plan.class_names)
     requests = plan.requests(np.zeros(len(plan.classes), np.int64), plan.wanted)
-    preparer = Preparer(recipe, plan, table, "cpu", cache)
+    preparer = Preparer(recipe, plan, table, device, cache)
     batches = [preparer.prepare(b) for s in plan.shards(0, requests) for b in plan.batches(requests.slice(s.start, s.stop))]
     generator.generate(batches[0].seeds[:2], batches[0].inputs[:2])  # warm up
     started = time.perf_counter()

@@ -17,18 +17,15 @@ density and coverage in the same. Rows that --rows already holds are not made ag
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import _images
+from bench import _images, _trials
 from bench._report import emit, parser
-from factory import contact_sheet, images, kinds, runtime, seeds
-from factory.contracts import Source, Table
+from bench._trials import Set, opened, read, squared
+from factory import contact_sheet, runtime, seeds
 from factory.evaluate import backbones, fidelity, utility
 from factory.evaluate.classifiers import Training
 
@@ -49,37 +46,10 @@ threads: THREADS
 """
 
 
-@dataclass(frozen=True)
-class Set:
-    """labelled, test, pool: sources as YAML; labelled takes SHOTS and SEED.  side: of the judges' images.  flips: what leaves a label true."""
-
-    name: str
-    model: Path
-    labelled: str
-    test: str
-    pool: str
-    side: int
-    flips: Any
-
-
 def sets(given: argparse.Namespace) -> list[Set]:
     """The sets whose data were named."""
-    found = []
-    if given.fashion:
-        one = f"{{dataset: {given.fashion}/FILE.parquet, kind: parquet, EXTRA}}"
-        labelled = one.replace("FILE", "train").replace("EXTRA", "shots: SHOTS, seed: SEED")
-        test = one.replace("FILE", "test").replace("EXTRA", "shots: 400")
-        pool = one.replace("FILE", "train").replace("EXTRA", "label: null, split: 'train[:20000]'")
-        found.append(Set("fashion-mnist", given.models / "fashion-variations", labelled, test, pool, 28, "horizontal"))
-    if given.bccd:
-        whole = f"{{dataset: {given.bccd}/FILE.parquet, kind: parquet, label: null, boxes: boxes, box_labels: categories}}"
-        boxes = f"{{kind: patches, side: 128, class_names: [RBC, WBC, Platelets], images: {whole}, EXTRA}}"
-        labelled = boxes.replace("FILE", "train").replace("EXTRA", "shots: SHOTS, seed: SEED")
-        test = boxes.replace("FILE", "test").replace(", EXTRA", "")
-        plain = f"{{dataset: {given.bccd}/train.parquet, kind: parquet, label: null}}"
-        pool = f"{{kind: patches, around: grid, side: 128, stride: 64, images: {plain}}}"
-        found.append(Set("bccd", given.models / "bccd", labelled, test, pool, 64, "dihedral"))
-    return found
+    found = [_trials.fashion(given.fashion, given.models)] if given.fashion else []
+    return found + ([_trials.bccd(given.bccd, given.models)] if given.bccd else [])
 
 
 def main() -> None:
@@ -101,7 +71,6 @@ def main() -> None:
     if not sets(given):
         options.error("name a set with --fashion or --bccd")
     runtime.fix_numerics(given.threads)
-    given.rows.parent.mkdir(parents=True, exist_ok=True)
     rows = [row for one in sets(given) for row in measured(one, given)]
     for row in rows if not given.json else []:
         print("  ".join(f"{value!s:>14}" for value in row.values()))
@@ -110,36 +79,22 @@ def main() -> None:
 
 def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
     """The table's rows of one set."""
-    log = _Log(given.rows, one.name)
-    test = opened(one.test)
-    tests, truth = read(test, one.side), test.labels.astype(int)
-    judge = Training(steps=given.steps, batch=64, flips=one.flips)
-    own = backbones.open(str(one.model / "encoder"))
+    log = _trials.Log(given.rows, one.name)
+    judge = _trials.Judge(one, Training(steps=given.steps, batch=64, flips=one.flips))
     maker = _Maker(one, given)
     for labels in given.labels:
         for seed in range(given.seeds):
             table = opened(one.labelled.replace("SHOTS", str(labels)).replace("SEED", str(seed)))
             real, known = read(table, one.side), table.labels.astype(int)
-            for method in (*ARMS, *CONDITIONS):
+            for arm in ARMS:
+                log.once(labels, arm, seed, lambda arm=arm: _accuracy(judge(arm, real, known, seed)))  # type: ignore[misc] # noqa: B023
+            for method in CONDITIONS:
 
-                def accuracy(method: str = method, labels: int = labels, seed: int = seed, real: Any = real, known: Any = known) -> float:
-                    made = maker(method, labels, seed) if method in CONDITIONS else None
-                    found = None if made is None else utility.Synthetic(squared(made.images, one.side), made.labels, None)
-                    arm = method if method in ARMS else "real_synthetic"
-                    result = utility.run(
-                        real,
-                        known,
-                        tests,
-                        truth,
-                        found,
-                        arms=[arm],
-                        seeds=[seed],
-                        training=judge,
-                        backbone=own if arm == "linear_probe" else None,
-                    )
-                    return float(np.mean([value for value in result.rows[0]["per_class"] if value is not None]))
+                def measure(method: str = method, labels: int = labels, seed: int = seed, real: Any = real, known: Any = known) -> Any:
+                    made = maker(method, labels, seed)
+                    return _accuracy(judge("real_synthetic", real, known, seed, (squared(made.images, one.side), made.labels)))
 
-                log.once(labels, method, seed, accuracy)
+                log.once(labels, method, seed, measure)
     quality = {method: log.fact(method, lambda method=method: likeness(one, maker, method, given)) for method in CONDITIONS}  # type: ignore[misc]
     return [
         {"set": one.name, "labels": entry["labels_per_class"], "method": entry["arm"], "accuracy_mean": round(entry["accuracy_mean"], 4)}
@@ -167,26 +122,16 @@ def likeness(one: Set, maker: _Maker, method: str, given: argparse.Namespace) ->
 
 
 class _Maker:
-    """Makes the synthetic images of a method, a number of labels and a seed; the models are loaded once."""
+    """Makes the synthetic images of a method, a number of labels and a seed."""
 
     def __init__(self, one: Set, given: argparse.Namespace):
-        self.one, self.given, self.generator = one, given, None
+        self.one, self.given, self._make = one, given, _trials.Maker(Path("runs/cache"))
 
     def __call__(self, method: str, labels: int, seed: int) -> _images.Made:
         one = self.one
         amount = max(1, self.given.synthetic // len(opened(one.test).class_names))
-        parts = {
-            "THREADS": str(self.given.threads),
-            "CONDITION": CONDITIONS[method],
-            "LABELLED": one.labelled,
-            "POOL": one.pool,
-            "MODEL": str(one.model),
-        }
-        text = RECIPE
-        for name, value in (*parts.items(), ("AMOUNT", str(amount)), ("SHOTS", str(labels)), ("SEED", str(seed))):
-            text = text.replace(name, value)
-        made = _images.make(text, Path("runs/cache"), self.generator)
-        self.generator = made.generator
+        parts = {"THREADS": str(self.given.threads), "CONDITION": CONDITIONS[method], "LABELLED": one.labelled, "POOL": one.pool}
+        made = self._make(RECIPE, one.model, parts | {"AMOUNT": str(amount), "SHOTS": str(labels), "SEED": str(seed)})
         if self.given.sheets and seed == 0:
             groups: dict[str, list[contact_sheet.Group]] = {}
             for label, own, image in zip(made.labels.tolist(), made.parents, made.images, strict=True):
@@ -198,47 +143,8 @@ class _Maker:
         return made
 
 
-class _Log:
-    """Measurements on disk, one JSON object a line, so that an interrupted bench goes on."""
-
-    def __init__(self, path: Path, name: str):
-        self.path, self.name = path, name
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        own = [line for line in lines if line["set"] == name]
-        self.rows = [line for line in own if "arm" in line]
-        self.facts = {line["fact"]: line["value"] for line in own if "fact" in line}
-
-    def once(self, labels: int, method: str, seed: int, measure: Callable[[], float]) -> None:
-        key = {"set": self.name, "arm": method, "labels_per_class": labels, "seed": seed}
-        if not any(all(row[name] == value for name, value in key.items()) for row in self.rows):
-            self.rows.append(self._write(key | {"accuracy": measure()}))
-
-    def fact(self, name: str, measure: Callable[[], Any]) -> Any:
-        if name not in self.facts:
-            self.facts[name] = self._write({"set": self.name, "fact": name, "value": measure()})["value"]
-        return self.facts[name]
-
-    def _write(self, row: dict[str, Any]) -> dict[str, Any]:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        return row
-
-
-def opened(text: str) -> Table:
-    """A source written as in a recipe."""
-    from ruamel.yaml import YAML
-
-    source: Any = kinds.nested("sources", Source, YAML(typ="safe").load(text))
-    return source.open()  # type: ignore[no-any-return]
-
-
-def read(table: Table, side: int, rows: np.ndarray | None = None) -> np.ndarray:
-    """Real images, uint8 [N, side, side, 3]."""
-    return squared([table.read(int(row)).image for row in (range(len(table)) if rows is None else rows)], side)
-
-
-def squared(pictures: list[np.ndarray], side: int) -> np.ndarray:
-    return np.stack([images.fit(picture, side, side) for picture in pictures])
+def _accuracy(per_class: list[float | None]) -> dict[str, float]:
+    return {"accuracy": _trials.balanced(per_class)}
 
 
 def _some(rows: np.ndarray, count: int) -> np.ndarray:

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from factory import seeds
 from factory.errors import UserError
 
 Flips = Literal["none", "horizontal", "dihedral"]
 Augmentation = Literal["none", "strong"]
+Mix = Literal["none", "mixup", "cutmix"]
 HALVE_ABOVE = 40  # pixels a side from which the stem halves the image, so that 64 pixels cost about what 32 do
 
 
@@ -26,6 +28,8 @@ class Training:
     steps, batch: of the optimizer and images in each.  width: channels of the first layer; the last has 8 times as many.
     augmentation: "strong" is a crop, flips where allowed, two random operations and a cut-out.  flips: what leaves a label true.
     balanced: Balanced Softmax (Ren et al. 2020, arXiv 2007.10740) for a long tail.
+    mix: after the augmentation every image and label is mixed with another of its batch, by MixUp (Zhang et al. 2018, arXiv 1710.09412) or
+    CutMix (Yun et al. 2019, arXiv 1905.04899), the share drawn from Beta(1, 1).
     """
 
     steps: int = 1000
@@ -37,6 +41,7 @@ class Training:
     augmentation: Augmentation = "strong"
     flips: Flips = "horizontal"
     balanced: bool = False
+    mix: Mix = "none"
 
 
 class SmallNetwork(nn.Module):
@@ -92,11 +97,15 @@ def _fit(network: nn.Module, streams: list[_Stream], look: _Look, prior: torch.T
     optimizer = torch.optim.AdamW(network.parameters(), lr=training.lr, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.lr, training.steps, pct_start=0.1)
     augment = strong(training.flips, look.channels) if training.augmentation == "strong" else nn.Identity()
+    mix = {"none": None, "mixup": v2.MixUp(), "cutmix": v2.CutMix()}[training.mix]
     share = training.batch // len(streams)
     for _ in range(training.steps):
         parts = [stream.next(share) for stream in streams]
         pixels, targets = np.concatenate([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-        logits = network(look(pixels, augment))
+        x = look(pixels, augment)
+        if mix is not None:
+            x, targets = mix(x, targets)
+        logits = network(x)
         if prior is not None:
             logits = logits + prior
         loss = F.cross_entropy(logits, targets, label_smoothing=training.smoothing)

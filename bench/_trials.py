@@ -1,0 +1,192 @@
+"""Sets with few labels, what judges a method on them, and a log on disk: what the benches of utility share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import _images
+from factory import images, kinds
+from factory.contracts import Source, Table
+from factory.evaluate import backbones, utility
+from factory.evaluate.classifiers import Training
+
+
+@dataclass(frozen=True)
+class Set:
+    """One set and the model that its images trained without labels.
+
+    labelled, test, pool: sources as YAML; labelled takes SHOTS and SEED.  side: of the judges' images.  flips: what leaves a label true.
+    tail: the labelled images are a long tail, and SHOTS is the size of its largest class.
+    prompted: a model of these classes that takes text and has seen labels, where there is one.
+    """
+
+    name: str
+    model: Path
+    labelled: str
+    test: str
+    pool: str
+    side: int
+    flips: Any
+    tail: bool = False
+    prompted: Path | None = None
+
+
+def fashion(folder: Path, models: Path, pool: int = 20_000, test: int = 400, prompted: Path | None = None) -> Set:
+    """Fashion-MNIST: train.parquet and test.parquet. pool: unlabelled images.  test: images a class."""
+    one = f"{{dataset: {folder}/FILE.parquet, kind: parquet, EXTRA}}"
+    return Set(
+        "fashion-mnist",
+        models / "fashion-variations",
+        one.replace("FILE", "train").replace("EXTRA", "shots: SHOTS, seed: SEED"),
+        one.replace("FILE", "test").replace("EXTRA", f"shots: {test}"),
+        one.replace("FILE", "train").replace("EXTRA", f"label: null, split: 'train[:{pool}]'"),
+        28,
+        "horizontal",
+        prompted=prompted,
+    )
+
+
+def cifar10(folder: Path, models: Path, pool: int = 20_000, test: int = 400, tail: bool = False) -> Set:
+    """CIFAR-10, of which train.parquet alone: rows from 40,000 on are the test images, and nothing else looks at them."""
+    one = f"{{dataset: {folder}/train.parquet, kind: parquet, EXTRA}}"
+    few = one.replace("EXTRA", "split: 'train[:40000]', shots: SHOTS, seed: SEED")
+    whole = one.replace("EXTRA", "split: 'train[:40000]'")
+    return Set(
+        "cifar10-long-tail" if tail else "cifar10",
+        models / "cifar10-variations",
+        f"{{kind: bench._tail.LongTail, images: {whole}, most: SHOTS, seed: SEED}}" if tail else few,
+        one.replace("EXTRA", f"split: 'train[40000:]', shots: {test}"),
+        one.replace("EXTRA", f"label: null, split: 'train[:{pool}]'"),
+        32,
+        "horizontal",
+        tail,
+    )
+
+
+def bccd(folder: Path, models: Path) -> Set:
+    """Patches of BCCD: train.parquet and test.parquet, with boxes and categories."""
+    whole = f"{{dataset: {folder}/FILE.parquet, kind: parquet, label: null, boxes: boxes, box_labels: categories}}"
+    boxes = f"{{kind: patches, side: 128, class_names: [RBC, WBC, Platelets], images: {whole}, EXTRA}}"
+    plain = f"{{dataset: {folder}/train.parquet, kind: parquet, label: null}}"
+    return Set(
+        "bccd",
+        models / "bccd",
+        boxes.replace("FILE", "train").replace("EXTRA", "shots: SHOTS, seed: SEED"),
+        boxes.replace("FILE", "test").replace(", EXTRA", ""),
+        f"{{kind: patches, around: grid, side: 128, stride: 64, images: {plain}}}",
+        64,
+        "dihedral",
+    )
+
+
+class Maker:
+    """Makes the images of recipes over one set; each model is loaded once."""
+
+    def __init__(self, cache: Path, device: str = "cpu"):
+        self.cache, self.device = cache, device
+        self._open: dict[str, Any] = {}
+
+    def __call__(self, recipe: str, model: Path, parts: dict[str, str]) -> _images.Made:
+        """recipe: its text, in which each name of `parts` gives way to its value, one after the other, and MODEL to the model at last."""
+        made = _images.make(filled(recipe, parts | {"MODEL": str(model)}), self.cache, self._open.get(str(model)), self.device)
+        self._open[str(model)] = made.generator
+        return made
+
+
+def filled(text: str, parts: dict[str, str]) -> str:
+    """Every name replaced by its value, in this order, so that a value may hold later names."""
+    for name, value in parts.items():
+        text = text.replace(name, value)
+    return text
+
+
+class Judge:
+    """The classifiers on the real test images of one set."""
+
+    def __init__(self, one: Set, training: Training):
+        table = opened(one.test)
+        self.side, self.training, self.class_names = one.side, training, table.class_names
+        self.test, self.truth = read(table, one.side), table.labels.astype(int)
+        self.eyes = backbones.open(str(one.model / "encoder"))
+
+    def __call__(
+        self, arm: utility.Arm, real: np.ndarray, known: np.ndarray, seed: int,
+        made: tuple[np.ndarray, np.ndarray] | None = None, training: Training | None = None,
+    ) -> list[float | None]:  # fmt: skip
+        """Accuracy of each class, None for one that is not tested.
+
+        real, known: the labelled images, uint8 [N, side, side, 3], and int [N].  made: further images and labels to train on, of this size.
+        """
+        more = None if made is None else utility.Synthetic(*made, None)
+        eyes = self.eyes if arm == "linear_probe" else None
+        training = training or self.training
+        result = utility.run(real, known, self.test, self.truth, more, arms=[arm], seeds=[seed], training=training, backbone=eyes)
+        return result.rows[0]["per_class"]  # type: ignore[no-any-return]
+
+
+def balanced(per_class: list[float | None]) -> float:
+    """The mean accuracy of the tested classes."""
+    return float(np.mean([value for value in per_class if value is not None]))
+
+
+class Log:
+    """Measurements on disk, one JSON object a line, so that an interrupted bench goes on.
+
+    rows: those of one set, {set, arm, labels_per_class, seed, accuracy, …}.
+    """
+
+    def __init__(self, path: Path, name: str):
+        self.path, self.name = path, name
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        own = [line for line in lines if line["set"] == name]
+        self.rows = [line for line in own if "arm" in line]
+        self.facts = {line["fact"]: line["value"] for line in own if "fact" in line}
+
+    def has(self, labels: int, arm: str, seed: int, **settings: Any) -> bool:
+        """Whether this was measured before, with these settings."""
+        key = self._key(labels, arm, seed, settings)
+        return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
+
+    def once(self, labels: int, arm: str, seed: int, measure: Callable[[], dict[str, Any]], **settings: Any) -> None:
+        """Keep what `measure` finds, {accuracy, …}, unless it is there."""
+        if not self.has(labels, arm, seed, **settings):
+            self.rows.append(self._write(self._key(labels, arm, seed, settings) | measure()))
+
+    def fact(self, name: str, measure: Callable[[], Any]) -> Any:
+        """A fact of the set, measured once."""
+        if name not in self.facts:
+            self.facts[name] = self._write({"set": self.name, "fact": name, "value": measure()})["value"]
+        return self.facts[name]
+
+    def _key(self, labels: int, arm: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+        return {"set": self.name, "arm": arm, "labels_per_class": labels, "seed": seed, **settings}
+
+    def _write(self, row: dict[str, Any]) -> dict[str, Any]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+
+def opened(text: str) -> Table:
+    """A source written as in a recipe."""
+    from ruamel.yaml import YAML
+
+    source: Any = kinds.nested("sources", Source, YAML(typ="safe").load(text))
+    return source.open()  # type: ignore[no-any-return]
+
+
+def read(table: Table, side: int, rows: np.ndarray | None = None) -> np.ndarray:
+    """Real images, uint8 [N, side, side, 3]."""
+    return squared([table.read(int(row)).image for row in (range(len(table)) if rows is None else rows)], side)
+
+
+def squared(pictures: list[np.ndarray], side: int) -> np.ndarray:
+    """uint8 [H, W, 3] each -> uint8 [N, side, side, 3]."""
+    return np.stack([images.fit(picture, side, side) for picture in pictures])
