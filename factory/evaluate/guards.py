@@ -89,12 +89,13 @@ def synthetic_in(what: str, ids: Sequence[str], pixels: Sequence[bytes], marked:
     return Check(f"synthetic_in_{what}", found, f"{len(found)} {what} images are synthetic; measure on real images alone")
 
 
-def training_in_test(ids: Sequence[str], pixels: Sequence[bytes], test: Sequence[str], test_pixels: Sequence[bytes]) -> Check:
-    """Real images to learn or to generate from that are test images too, pixel by pixel."""
-    known = dict(zip(test_pixels, test, strict=True))
-    found = [f"{name} = test {known[digest]}" for name, digest in zip(ids, pixels, strict=True) if digest in known]
-    why = f"{len(found)} real images that the run was made from are test images; take them out of one of the two"
-    return Check("training_in_test", found, why)
+def test_images_in(name: str, what: str, images: Iterable[tuple[str, bytes]], test: Mapping[bytes, str]) -> Check:
+    """Images that test images must not be among, pixel by pixel.
+
+    name: of the check.  what: they are, for the message.  images: (id, pixel digest).  test: pixel digest -> id.
+    """
+    found = [f"{one} = test {test[digest]}" for one, digest in images if digest in test]
+    return Check(name, found, f"{len(found)} {what} are test images; take them out of one of the two")
 
 
 def parents_outside(ids: Sequence[str], parents: Sequence[Sequence[str]], allowed: frozenset[str], draw: str) -> Check:
