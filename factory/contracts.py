@@ -123,9 +123,11 @@ NEEDS = {
     "class_label": "a class index",
     "image": "an initial image to start from at a strength",
     "image_embedding": "the embedding of one or several images",
+    "reference": "a real image to vary or edit, by its embedding or in the pipeline's own way",
     "adapter_scale": "a scale for its image-prompt adapter, for each image",
     "control": "a control image: edges, depth, segmentation",
     "mask": "an initial image and a mask of what to repaint",
+    "strength": "a share of noise from which the repainted part starts",
     "guidance": "a guidance scale, for each image",
 }
 

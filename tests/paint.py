@@ -26,7 +26,7 @@ class Paint(Generator):
 class OpenPaint:
     """See factory.contracts.OpenGenerator."""
 
-    accepts = frozenset({"text", "image", "image_embedding"})
+    accepts = frozenset({"text", "image", "image_embedding", "reference"})
 
     def __init__(self, size: int, seconds: float):
         self.size, self.seconds = size, seconds

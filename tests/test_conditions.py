@@ -104,7 +104,7 @@ def test_image():
     notes = Annotations(mask=np.ones((20, 30), np.int32))
     parent = example(7, annotations=notes)
     variation, start = Image(), Image(strength=0.6, text=True)
-    assert variation.required() == {"image_embedding"} and start.required() == {"image", "text"}
+    assert variation.required() == {"reference"} and start.required() == {"image", "text"}
     assert variation.parent_count() == 1
     inputs = prepare(variation, [parent])
     assert inputs.prompt is None and inputs.annotations is None and np.array_equal(inputs.images[0], parent.image)
@@ -129,7 +129,8 @@ def test_variant(mix, dropout):
     parents = [example(10), example(240)]
     inputs = prepare(condition, parents[: condition.parent_count()])
     assert condition.parent_count() == (1 if mix == "none" else 2)
-    assert condition.required() == {"image_embedding", "text"} and inputs.prompt == REQUEST.prompt
+    assert condition.required() == {"text", "image_embedding" if dropout or mix.startswith("embed") else "reference"}
+    assert inputs.prompt == REQUEST.prompt
     assert len(inputs.images) == (2 if mix.startswith("embed") else 1)
     assert all(image.shape == (20, 30, 3) and image.dtype == np.uint8 for image in inputs.images)
     assert (inputs.combine is None) == (not dropout and not mix.startswith("embed"))

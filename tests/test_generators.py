@@ -204,7 +204,8 @@ def test_each_prompt_is_encoded_once_and_alone(family: str, folder: Callable[[st
 
 @pytest.mark.parametrize("family", ["stable_diffusion", "sdxl", "sd3", "flux", "pixart_alpha", "aura_flow", "hunyuan_dit", "chroma"])
 def test_remembered_encodings_make_the_image_that_the_pipeline_makes_itself(family: str, folder: Callable[[str], Path]) -> None:
-    pipe = opened(folder(family), {"text"}, negative_prompt="a blue bird", **SETTINGS[family])
+    heeds = {"call": {"true_cfg_scale": 2.0}} if family == "flux" else {}
+    pipe = opened(folder(family), {"text"}, negative_prompt="a blue bird", **SETTINGS[family], **heeds)
     wanted = inputs(2)
     pipe.generate([8, 9], wanted)
     images = pipe.generate([1, 2], wanted)
@@ -405,7 +406,7 @@ def test_unknown_classes_are_named_and_never_guessed(folder: Callable[[str], Pat
         (
             "stable_diffusion",
             {"text", "class_label"},
-            "needs class_label, but StableDiffusionPipeline has no class labels; it can take: guidance, image, mask, text",
+            "needs class_label, but StableDiffusionPipeline has no class labels; it can take: guidance, image, mask, strength, text",
         ),
         ("stable_diffusion", {"image_embedding"}, "no way in for image embeddings; load an ip_adapter"),
         ("unclip", {"image"}, "cannot start from an image: its `image` is no initial image"),

@@ -50,7 +50,7 @@ class _Drawn:
 class AugmentedImage(Condition):
     """Augments one or two real images of the class, mixes them as pixels or as embeddings, and may drop entries of the embedding."""
 
-    ways: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"image_embedding"}), frozenset({"image"}))
+    ways: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"reference"}), frozenset({"image_embedding"}), frozenset({"image"}))
 
     mix: Literal["none", "mixup", "cutmix", "embed_mixup", "embed_cutmix"] = Field(
         "none", description="How two images of the class become one, as pixels (mixup, cutmix) or embeddings (embed_…); none: one image."
@@ -82,8 +82,9 @@ class AugmentedImage(Condition):
         return self
 
     def required(self) -> frozenset[str]:
-        """image_embedding, or image for space: pixel; text as well unless it is off."""
-        return frozenset({"image" if self.space == "pixel" else "image_embedding"} | ({"text"} if self.text else set()))
+        """image for space: pixel; image_embedding to mix or drop embeddings, reference where one image is all; text as well unless it is off."""
+        whole = "image_embedding" if self.mix.startswith("embed_") or self.dropout else "reference"
+        return frozenset({"image" if self.space == "pixel" else whole} | ({"text"} if self.text else set()))
 
     def parent_count(self) -> int:
         """Two to mix, else one."""

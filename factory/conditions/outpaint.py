@@ -32,8 +32,8 @@ class Outpaint(Condition):
         return self
 
     def required(self) -> frozenset[str]:
-        """mask; text as well unless it is off."""
-        return self.needs | ({"text"} if self.text else set())
+        """mask; strength where it is set, and text unless it is off."""
+        return self.needs | ({"text"} if self.text else set()) | ({"strength"} if self.strength is not None else set())
 
     def prepare(self, request: Request, parents: Sequence[Example], rng: np.random.Generator) -> Inputs:
         """Records scale, x0 and y0. The canvas begins as the image's border carried on, for pipelines that start below strength 1."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory.contracts import NEEDS
 from factory.errors import UserError
-from factory.generators import _controls, _embed, _labels, _modes, _together
+from factory.generators import _controls, _embed, _labels, _modes, _reference, _together
 from factory.generators._arguments import guidance_name, parameters
 from factory.generators._outputs import other_than_images
 from factory.generators._source import pipeline_class, read_index
@@ -32,6 +32,8 @@ class Abilities:
     inpaints: bool
     controlled: bool
     embeds: bool
+    refers: bool
+    repaints_at_strength: bool
     adapted: bool
     adaptable: bool
     guided: bool
@@ -59,11 +61,21 @@ class Abilities:
             return f"{name} has no way in for image embeddings; " + (
                 "load an ip_adapter" if self.adaptable else "choose a pipeline with an image encoder, such as unCLIP"
             )
+        if need == "reference" and not (self.embeds or self.refers):
+            return f"{name} takes no real image to vary or edit; " + (
+                "load an ip_adapter, or set condition.strength" if self.adaptable else "choose an image variation or editing pipeline"
+            )
+        if need == "strength" and not self.repaints_at_strength:
+            return f"{name} repaints without a strength; remove condition.strength"
         if need == "adapter_scale" and not self.adapted:
             return f"{name} has no image-prompt adapter loaded; set generator.ip_adapter"
         if need == "guidance" and not self.guided:
             return f"{name} takes no guidance scale"
         return "" if need in NEEDS else f"{name} knows no such input"
+
+    def by_embedding(self, needs: frozenset[str]) -> frozenset[str]:
+        """The needs, with a reference image given as its embedding where the pipeline takes these."""
+        return needs - {"reference"} | {"image_embedding"} if "reference" in needs and self.embeds else needs
 
 
 def of_pipeline(pipe: Any, modes: _modes.Modes, kind: Diffusers) -> Abilities:
@@ -77,6 +89,8 @@ def of_pipeline(pipe: Any, modes: _modes.Modes, kind: Diffusers) -> Abilities:
         inpaints=modes.inpaint() is not None,
         controlled=_controls.argument(pipe) is not None,
         embeds=_embed.find(pipe, adapted) is not None,
+        refers=_reference.argument(pipe) is not None,
+        repaints_at_strength=(inpaint := modes.inpaint()) is not None and "strength" in parameters(inpaint),
         adapted=adapted,
         adaptable=hasattr(pipe, "load_ip_adapter"),
         guided=guidance_name(pipe) is not None,
@@ -96,6 +110,8 @@ def of_class(found: type, index: Mapping[str, Any], kind: Diffusers) -> Abilitie
         inpaints=_modes.sibling_class(found, _modes.INPAINT) is not None,
         controlled=_controls.argument(found) is not None,
         embeds=_embed.target_class(found, _parts(index), adapted) is not None,
+        refers=_reference.argument(found) is not None,
+        repaints_at_strength=(inpaint := _modes.sibling_class(found, _modes.INPAINT)) is not None and "strength" in parameters(inpaint),
         adapted=adapted,
         adaptable=hasattr(found, "load_ip_adapter"),
         guided=guidance_name(found) is not None,
@@ -118,6 +134,7 @@ def refuses(kind: Diffusers, needs: frozenset[str]) -> str:
     if index is None:
         return ""
     found = _class_of(index, kind)
+    needs = of_class(found, index, kind).by_embedding(needs)
     mode = _modes.class_for(found, needs)
     parts = _parts(index)
     target = _embed.target_class(mode, parts, kind.ip_adapter is not None) if "image_embedding" in needs else None

@@ -46,10 +46,16 @@ def parameters(pipe: Any) -> dict[str, inspect.Parameter]:
 
 
 def guidance_name(pipe: Any) -> str | None:
-    """The argument that scales guidance: the first whose default is a number (QwenImage names two and uses the second)."""
+    """The argument that scales guidance: the first whose default is a number that guides (QwenImage names two and uses the second)."""
     present = [(name, one) for name, one in parameters(pipe).items() if name in GUIDANCE]
-    present.sort(key=lambda pair: (not isinstance(pair[1].default, int | float), GUIDANCE.index(pair[0])))
+    present.sort(key=lambda pair: (*_idle(pair[1].default), GUIDANCE.index(pair[0])))
     return present[0][0] if present else None
+
+
+def _idle(default: object) -> tuple[bool, bool]:
+    """Whether a default scale is none at all, and whether it guides nothing: what sorts last."""
+    scale = isinstance(default, int | float)
+    return not scale, not (isinstance(default, int | float) and default > 1)
 
 
 def settled(pipe: Any, kind: Diffusers, resizes: bool) -> dict[str, Any]:
@@ -76,6 +82,11 @@ def settled(pipe: Any, kind: Diffusers, resizes: bool) -> dict[str, Any]:
             raise UserError(f"generator.{key}: {type(pipe).__name__} takes no {argument}; remove the key. It takes: {', '.join(known)}")
         chosen[argument] = value
     chosen.pop("negative_prompt", None)  # its length is the batch's
+    true = known.get("true_cfg_scale")
+    if kind.negative_prompt and true is not None and name != "true_cfg_scale" and kind.call.get("true_cfg_scale", true.default) <= 1:
+        raise UserError(
+            f"generator.negative_prompt: {type(pipe).__name__} heeds it only with a true_cfg_scale above 1; set call: {{true_cfg_scale: 2}}"
+        )
     output = {"output_type": _output_type(pipe)} if "output_type" in known else {}
     return {**chosen, **_extra(known, kind, type(pipe).__name__, chosen), **output}
 

@@ -51,8 +51,25 @@ def attached_class(found: type) -> type:
     return getattr(diffusers, name) if name in dir(diffusers) else found
 
 
+def modes(pipe: Any, kind: Diffusers) -> int:
+    """How many kinds of control a net that knows several is told to follow by `call: {control_mode: …}`; 0 for other nets.
+
+    Raises UserError where it is told none.
+    """
+    net = getattr(pipe, "controlnet", None)
+    if "num_control_type" not in getattr(net, "config", {}):
+        return 0
+    given = kind.call.get("control_mode")
+    if given is None:
+        raise UserError(
+            f"generator.call: the ControlNet of {type(pipe).__name__} follows {net.config['num_control_type']} kinds of control; "  # type: ignore[union-attr]
+            "say which the images are, for example call: {control_mode: 0}"
+        )
+    return len(given) if isinstance(given, list) else 1
+
+
 def for_each(pictures: list[Any], nets: int) -> list[Any]:
-    """One batch of control images for each of several nets, as tensors [B, 3, H, W] in [0, 1].
+    """One batch of control images for each of several nets (or modes), as tensors [B, 3, H, W] in [0, 1].
 
     Lists of lists would be read as the nets' images for each prompt, and exchanged.
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 from factory.contracts import NEEDS
 from factory.errors import UserError
-from factory.generators import _abilities, _controls, _embed, _labels, _together, _windows
+from factory.generators import _abilities, _controls, _embed, _labels, _reference, _together, _windows
 from factory.generators._arguments import guidance_name, guided, needs_prompt, negative_prompt, parameters, settled
 from factory.generators._encode import PromptMemo, Split
 from factory.generators._load import Loaded, out_of_memory, place, quiet
@@ -54,19 +54,24 @@ class OpenDiffusers:
             raise UserError(
                 f"generator: the condition needs {need}, but {self.can.why_not(need)}; it can take: {', '.join(sorted(self.accepts)) or 'nothing'}"
             )
+        needs = self.can.by_embedding(needs)
         pipe = self._mode(needs)
         route = self._route(pipe) if "image_embedding" in needs else None
         target = route.target if route else pipe
         why = _together.why_not(pipe, target, needs, self.kind, embeds=route is not None)
         if why:
             raise UserError(f"generator: {why}")
-        settings = settled(target, self.kind, resizes=bool(needs & {"image", "mask"})) | _controls.settings(target, self.kind)
+        settings = settled(target, self.kind, resizes=bool(needs & {"image", "mask", "reference"})) | _controls.settings(target, self.kind)
+        if "control" in needs:
+            _controls.modes(target, self.kind)
         ids = _labels.match(self.base, class_names, self.kind.class_ids) if "class_label" in needs else None
         with quiet():
             if self._placed is not pipe:
                 place(pipe, self.kind, self.device)
                 self._placed = pipe
             self.memo.install(pipe)
+        if "reference" in needs:
+            self.alone = self.alone or _reference.ALONE
         self._needs, self._pipe, self._embed, self._settings, self._ids = needs, target, route, settings, ids
 
     def _mode(self, needs: frozenset[str]) -> Any:
@@ -180,6 +185,8 @@ class OpenDiffusers:
                 arguments["strength"] = first.strength
         if "mask" in needs:
             arguments["mask_image"] = fit_masks([_mask(one) for one in inputs], arguments["image"][0].size)
+        if "reference" in needs:
+            arguments |= _reference.arguments(self._pipe, first.images[0], self.kind.height, self.kind.width)
         if "control" in needs:
             arguments |= self._control(inputs)
         if self._embed is not None:
@@ -196,8 +203,9 @@ class OpenDiffusers:
         if len(controls) != len(inputs):
             raise UserError("generator: the condition needs control, but a request has no control image")
         pictures = fit(self._pipe, controls, self.kind.height, self.kind.width)
-        count = len(self.kind.controlnets)
-        return {str(_controls.argument(self._pipe)): _controls.for_each(pictures, count) if count > 1 else pictures}
+        nets, modes = len(self.kind.controlnets), _controls.modes(self._pipe, self.kind)
+        several = modes or (nets if nets > 1 else 0)
+        return {str(_controls.argument(self._pipe)): _controls.for_each(pictures, several) if several else pictures}
 
     def _class_id(self, one: Inputs) -> int:
         if one.label is None or one.label < 0:
@@ -263,9 +271,10 @@ def _mask(one: Inputs) -> np.ndarray:
 
 
 def _needs_of(inputs: Sequence[Inputs]) -> frozenset[str]:
-    """What inputs ask for, where nobody has said it: images with a strength are initial images, others are embedded."""
+    """What inputs ask for, where nobody has said it: images with a strength are initial images, those to mix are embedded."""
     first = inputs[0]
-    image = "mask" if first.mask is not None else "image" if first.strength is not None else "image_embedding"
     embeds = first.embedding is not None
+    other = "image_embedding" if embeds or first.tokens or first.combine is not None else "reference"
+    image = "mask" if first.mask is not None else "image" if first.strength is not None else other
     wanted = {image: bool(first.images) or embeds, "text": first.prompt is not None, "control": first.control is not None}
     return frozenset(need for need, asked in wanted.items() if asked)

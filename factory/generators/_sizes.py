@@ -11,17 +11,17 @@ from PIL import Image
 from factory.images import to_pil
 
 
-def fit(pipe: Any, images: Sequence[np.ndarray], height: int | None, width: int | None) -> list[Image.Image]:
-    """uint8 [H, W, 3] -> Pillow images of one size: the one asked for, else the pipeline's own, else the first image's.
+def fit(pipe: Any, images: Sequence[np.ndarray], height: int | None, width: int | None, own: bool = True) -> list[Image.Image]:
+    """uint8 [H, W, 3] -> Pillow images of one size: the one asked for, else (with `own`) the pipeline's own, else the first image's.
 
     Stretched and not cropped, so that annotations keep their place in relative coordinates.
     """
-    own = own_size(pipe)
+    default = own_size(pipe) if own else None
     step = int(getattr(pipe, "vae_scale_factor", 8)) * 2  # latents are cut into patches of two by transformers
     first = images[0].shape
     size = (
-        width or (own[1] if own else max(step, first[1] // step * step)),
-        height or (own[0] if own else max(step, first[0] // step * step)),
+        width or (default[1] if default else max(step, first[1] // step * step)),
+        height or (default[0] if default else max(step, first[0] // step * step)),
     )
     return [picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS) for picture in map(to_pil, images)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from factory.generators import _controls
+from factory.generators import _controls, _reference
 from factory.generators._arguments import guidance_name, parameters
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def _missing(mode: Any, needs: frozenset[str], kind: Diffusers) -> str:
     if "image_embedding" not in needs and (steered or kind.ip_adapter):
         what = "an ip_adapter is loaded" if kind.ip_adapter else f"{name} is steered by image embeddings"
         return f"{what}, and the condition gives no image_embedding; choose one that does"
+    if not needs & {"reference", "image_embedding"} and _reference.needed(mode):
+        return f"{name} varies or edits a real image, and the condition gives none; use condition: image"
     return ""
 
 
@@ -52,6 +54,7 @@ def _lost(mode: Any, target: Any, needs: frozenset[str], embeds: bool) -> str:
     known = parameters(target)
     lost = [need for need, names in _GIVEN.items() if need in needs and names[0] not in known]
     lost += ["control"] if "control" in needs and _controls.argument(target) is None else []
+    lost += ["reference"] if "reference" in needs and _reference.argument(target) is None else []
     lost += ["image_embedding"] if "image_embedding" in needs and not embeds else []
     if not lost:
         return ""
@@ -64,6 +67,7 @@ def _unset(target: Any, needs: frozenset[str], kind: Diffusers, embeds: bool) ->
     given = {"self", "prompt", "generator", "batch_size", *kind.call}  # an empty prompt is given where there is none
     given |= {name for need in needs for name in _GIVEN.get(need, ())}
     given |= {str(_controls.argument(target))} if "control" in needs else set()
+    given |= {str(_reference.argument(target))} if "reference" in needs else set()
     given |= set(_EMBEDDED) if embeds and "image_embedding" in needs else set()
     settings: dict[str, float | None] = {
         "num_inference_steps": kind.steps,

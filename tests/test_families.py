@@ -1,0 +1,132 @@
+"""Pipelines that are driven by their signature alone: editing, variation, enlarging, several kinds of control, tokens, cascades."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from factory.contracts import NEEDS
+from factory.errors import UserError
+from factory.generators.diffusers import Diffusers
+from factory.records import Inputs
+from tests import tiny_families, tiny_pipelines
+from tests.test_generators import SMALL, few_threads, picture  # noqa: F401  fixtures
+
+UNBINNED = {**SMALL, "call": {"use_resolution_binning": False}}
+AS_IT_IS = {**SMALL, "call": {"_auto_resize": False, "max_area": 1024}}
+CASES: list[tuple[str, set[str], dict[str, Any]]] = [
+    ("instruct_pix2pix", {"text", "reference"}, SMALL),
+    ("image_variation", {"reference"}, {}),
+    ("upscale", {"text", "reference"}, {"height": 16, "width": 16}),
+    ("flux_kontext", {"text", "reference"}, AS_IT_IS),
+    ("perturbed_attention", {"text"}, {}),
+    ("perturbed_attention", {"text", "image"}, {"steps": 4}),
+    ("perturbed_attention", {"text", "mask"}, {"steps": 4}),
+    ("text_to_image_adapter", {"text", "control"}, {}),
+    ("control_union", {"text", "control"}, {"call": {"control_mode": 0}}),
+    ("control_union", {"text", "control"}, {"call": {"control_mode": [0, 3]}}),
+    ("flux_control", {"text", "control"}, SMALL),
+    ("flux_fill", {"text", "mask"}, {**SMALL, "steps": 4}),
+    ("sd3", {"text", "image"}, {**SMALL, "steps": 4}),
+    ("amused", {"text"}, {}),
+    ("sana_sprint", {"text"}, UNBINNED),
+    ("sana_sprint", {"text", "image"}, UNBINNED),
+    ("unconditional_latent", set(), {}),
+]
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    root, made = tmp_path_factory.mktemp("families"), {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            made[name] = (tiny_families if name in tiny_families.BUILDERS else tiny_pipelines).save(name, root)
+        return made[name]
+
+    return get
+
+
+def asked(needs: set[str], number: int) -> Inputs:
+    side = np.arange(32)[:, None] + np.zeros((1, 32))
+    return Inputs(
+        prompt=("a cat", "a small red dog")[number] if "text" in needs else None,
+        images=(picture(number, 32),) if needs & {"image", "mask", "reference"} else (),
+        strength=0.6 if "image" in needs else None,
+        control=picture(9 + number, 32) if "control" in needs else None,
+        mask=np.where(side > 15, 255, 0).astype(np.uint8) if "mask" in needs else None,
+    )
+
+
+def changed(one: Inputs) -> Inputs:
+    """The same request after another image, or another text where it has none."""
+    if one.control is not None:
+        return replace(one, control=picture(77, 32))
+    return replace(one, images=(picture(77, 32),)) if one.images else replace(one, prompt="a blue bird")
+
+
+@pytest.mark.parametrize(("name", "needs", "settings"), CASES, ids=[f"{name}-{'+'.join(sorted(needs))}" for name, needs, _ in CASES])
+def test_a_family_that_no_code_names(name: str, needs: set[str], settings: dict[str, Any], family: Callable[[str], Path]) -> None:
+    kind = Diffusers(model=str(family(name)), **{"steps": 2, **settings})
+    assert not needs & kind.lacks().keys() and not kind.refuses(frozenset(needs)), "its class alone says that it can"
+    pipe = kind.open("cpu")
+    assert NEEDS.keys() - kind.lacks().keys() == pipe.accepts
+    pipe.check(frozenset(needs), [])
+    wanted = [asked(needs, 0), asked(needs, 1)]
+    first, second = pipe.generate([1, 2], wanted)
+    assert first.dtype == np.uint8 and first.shape == second.shape and first.ndim == 3 and len(np.unique(first)) > 20
+    alone = pipe.generate([2], wanted[1:])[0]
+    assert np.abs(alone.astype(int) - second.astype(int)).max() <= 2, "who else is in the batch does not matter"
+    assert not np.array_equal(second, pipe.generate([3], wanted[1:])[0]), "the seed does"
+    if needs:
+        assert not np.array_equal(second, pipe.generate([2], [changed(wanted[1])])[0]), "and so does what it is made from"
+
+
+def test_the_size_of_an_edited_image_is_the_recipes_else_its_own(family: Callable[[str], Path]) -> None:
+    one = replace(asked({"text", "reference"}, 0), images=(picture(1, 40)[:26],))
+    for settings, shape in (({}, (24, 40, 3)), (SMALL, (32, 32, 3))):
+        assert Diffusers(model=str(family("instruct_pix2pix")), steps=1, **settings).open("cpu").generate([1], [one])[0].shape == shape
+
+
+def test_an_image_is_needed_where_the_call_needs_one(family: Callable[[str], Path]) -> None:
+    kind = Diffusers(model=str(family("image_variation")))
+    assert "takes no prompt" in kind.lacks()["text"]
+    assert "varies or edits a real image, and the condition gives none" in kind.refuses(frozenset())
+    with pytest.raises(UserError, match="cannot start from an image"):
+        kind.open("cpu").check(frozenset({"image"}), [])
+    with pytest.raises(UserError, match=r"takes no real image to vary or edit; load an ip_adapter, or set condition\.strength"):
+        Diffusers(model=str(family("perturbed_attention"))).open("cpu").check(frozenset({"reference"}), [])
+
+
+def test_settings_that_this_family_would_not_heed_are_refused(family: Callable[[str], Path]) -> None:
+    painted = Diffusers(model=str(family("kandinsky22")))
+    assert "repaints without a strength" in painted.lacks()["strength"] and "strength" not in painted.open("cpu").accepts
+    assert "strength" not in Diffusers(model=str(family("flux_fill"))).lacks()
+    union = Diffusers(model=str(family("control_union"))).open("cpu")
+    with pytest.raises(UserError, match=r"6 kinds of control; .* call: \{control_mode: 0\}"):
+        union.check(frozenset({"text", "control"}), [])
+    kontext = Diffusers(model=str(family("flux_kontext")), negative_prompt="a bird").open("cpu")
+    with pytest.raises(UserError, match=r"generator.negative_prompt: .* set call: \{true_cfg_scale: 2\}"):
+        kontext.check(frozenset({"text"}), [])
+
+
+def test_the_scale_that_guides_is_the_one_that_is_on() -> None:
+    import diffusers
+
+    from factory.generators._arguments import guidance_name
+
+    names = {
+        "FluxPipeline": "guidance_scale",
+        "QwenImagePipeline": "true_cfg_scale",
+        "QwenImageControlNetInpaintPipeline": "true_cfg_scale",
+        "StableDiffusionInstructPix2PixPipeline": "guidance_scale",
+        "UnCLIPImageVariationPipeline": "decoder_guidance_scale",
+        "HunyuanImagePipeline": "distilled_guidance_scale",
+        "MarigoldDepthPipeline": None,
+    }
+    assert {name: guidance_name(getattr(diffusers, name)) for name in names} == names

@@ -1,0 +1,220 @@
+"""More real pipeline classes at tiny size: editing, variation, enlarging, control, guidance by perturbed attention, token models, cascades."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from tests import tiny_pipelines as tiny
+
+UNSAFE: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
+def _stable(**more: Any) -> dict[str, Any]:
+    return dict(vae=tiny.vae(), text_encoder=tiny.text_encoder(), tokenizer=tiny.clip_tokenizer(), scheduler=tiny.ddim(), **more)
+
+
+def _changed(model: Any, changes: dict[str, Any]) -> Any:
+    """A model of the same class with other settings."""
+    return type(model)(**{name: value for name, value in model.config.items() if not name.startswith("_")} | changes)
+
+
+def instruct_pix2pix() -> Any:
+    return diffusers.StableDiffusionInstructPix2PixPipeline(**_stable(unet=tiny.unet(in_channels=8), **UNSAFE))
+
+
+def image_variation() -> Any:
+    return diffusers.StableDiffusionImageVariationPipeline(
+        vae=tiny.vae(),
+        image_encoder=tiny.vision_encoder(),
+        unet=tiny.unet(),
+        scheduler=tiny.ddim(),
+        safety_checker=None,
+        feature_extractor=tiny.vision_processor(),
+        requires_safety_checker=False,
+    )
+
+
+def perturbed_attention() -> Any:
+    return diffusers.StableDiffusionPAGPipeline(**_stable(unet=tiny.unet(), pag_applied_layers=["mid"], **UNSAFE))
+
+
+def upscale() -> Any:
+    return diffusers.StableDiffusionUpscalePipeline(
+        **_stable(
+            unet=tiny.unet(in_channels=7, num_class_embeds=1000),
+            low_res_scheduler=diffusers.DDPMScheduler(),
+            max_noise_level=350,
+        )
+    )
+
+
+def text_to_image_adapter() -> Any:
+    adapter = diffusers.T2IAdapter(in_channels=3, channels=[8, 16], num_res_blocks=1, downscale_factor=2, adapter_type="full_adapter")
+    order = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    return diffusers.StableDiffusionAdapterPipeline(**_stable(unet=tiny.unet(**order), adapter=adapter, **UNSAFE))
+
+
+def control_union() -> Any:
+    base = tiny.sdxl()
+    net = (
+        diffusers.ControlNetUnionModel.from_unet(base.unet, conditioning_channels=3)
+        if False
+        else diffusers.ControlNetUnionModel(
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            in_channels=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            conditioning_embedding_out_channels=(8, 16),
+            cross_attention_dim=64,
+            attention_head_dim=4,
+            norm_num_groups=4,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=80,
+            transformer_layers_per_block=(1, 1),
+            num_trans_channel=8,
+            num_proj_channel=8,
+            num_trans_head=2,
+            num_control_type=6,
+        )
+    )
+    for module in [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]:
+        torch.nn.init.normal_(module.weight, std=0.5)  # zero at first, so that it would not steer
+    return diffusers.StableDiffusionXLControlNetUnionPipeline(**base.components, controlnet=net, add_watermarker=False)
+
+
+def _flux(transformer_channels: int = 4, out: int | None = None) -> dict[str, Any]:
+    parts = tiny.flux().components
+    changes = {"in_channels": transformer_channels, "out_channels": out, "guidance_embeds": True}
+    parts["transformer"] = _changed(parts["transformer"], changes)
+    return {name: part for name, part in parts.items() if name not in ("image_encoder", "feature_extractor")}
+
+
+def flux_kontext() -> Any:
+    return diffusers.FluxKontextPipeline(**_flux())
+
+
+def flux_fill() -> Any:
+    return diffusers.FluxFillPipeline(**_flux(4 + 4 + 16, 4))
+
+
+def flux_control() -> Any:
+    return diffusers.FluxControlPipeline(**_flux(8, 4))
+
+
+def amused() -> Any:
+    return diffusers.AmusedPipeline(
+        vqvae=diffusers.VQModel(
+            act_fn="silu",
+            block_out_channels=[8],
+            down_block_types=["DownEncoderBlock2D"],
+            in_channels=3,
+            latent_channels=8,
+            layers_per_block=1,
+            norm_num_groups=8,
+            num_vq_embeddings=8,
+            out_channels=3,
+            sample_size=8,
+            up_block_types=["UpDecoderBlock2D"],
+            mid_block_add_attention=False,
+            lookup_from_codebook=True,
+        ),
+        tokenizer=tiny.clip_tokenizer(77),
+        text_encoder=tiny.text_encoder(8, projected=True, length=77, projection=8),
+        transformer=diffusers.UVit2DModel(
+            hidden_size=8,
+            use_bias=False,
+            hidden_dropout=0.0,
+            cond_embed_dim=8,
+            micro_cond_encode_dim=2,
+            micro_cond_embed_dim=10,
+            encoder_hidden_size=8,
+            vocab_size=32,
+            codebook_size=8,
+            in_channels=8,
+            block_out_channels=8,
+            num_res_blocks=1,
+            downsample=True,
+            upsample=True,
+            block_num_heads=1,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            attention_dropout=0.0,
+            intermediate_size=8,
+            layer_norm_eps=1e-06,
+            ln_elementwise_affine=True,
+        ),
+        scheduler=diffusers.AmusedScheduler(mask_token_id=31),
+    )
+
+
+def kandinsky3() -> Any:
+    return diffusers.Kandinsky3Pipeline(
+        tokenizer=tiny.t5_tokenizer(128),
+        text_encoder=tiny.t5_encoder(),
+        unet=diffusers.Kandinsky3UNet(
+            in_channels=4,
+            time_embedding_dim=4,
+            groups=2,
+            attention_head_dim=4,
+            layers_per_block=3,
+            block_out_channels=(16, 32),
+            cross_attention_dim=4,
+            encoder_hid_dim=32,
+        ),
+        scheduler=diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, clip_sample=True),
+        movq=tiny.kandinsky22().movq,
+    )
+
+
+def sana_sprint() -> Any:
+    parts = tiny.sana().components
+    parts["transformer"] = _changed(parts["transformer"], {"guidance_embeds": True, "qk_norm": "rms_norm_across_heads"})
+    parts["scheduler"] = diffusers.SCMScheduler()
+    return diffusers.SanaSprintPipeline(**parts)
+
+
+def unconditional_latent() -> Any:
+    return diffusers.LDMPipeline(
+        vqvae=diffusers.VQModel(
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=3,
+            norm_num_groups=8,
+        ),
+        unet=tiny._pixel_unet(),
+        scheduler=diffusers.DDIMScheduler(),
+    )
+
+
+BUILDERS: dict[str, Callable[[], Any]] = {
+    builder.__name__: builder
+    for builder in (
+        instruct_pix2pix,
+        image_variation,
+        perturbed_attention,
+        upscale,
+        text_to_image_adapter,
+        control_union,
+        flux_kontext,
+        flux_fill,
+        flux_control,
+        amused,
+        kandinsky3,
+        sana_sprint,
+        unconditional_latent,
+    )
+}
+
+
+def save(name: str, folder: Path) -> Path:
+    """Build one family with fixed weights and save it."""
+    torch.manual_seed(0)
+    BUILDERS[name]().save_pretrained(str(folder / name), safe_serialization=True)
+    return folder / name
