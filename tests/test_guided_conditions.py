@@ -117,6 +117,17 @@ def test_neighbours_are_the_true_ones_and_never_the_parent(table: Any, context: 
     assert own.record["neighbours"] == table.read(5).key
 
 
+def test_a_parent_in_another_file_is_no_neighbour_however_often_it_is_there(table: Any, context: Context, tmp_path: Path) -> None:
+    for i in range(15):
+        copy = Image.fromarray(table.read(3).image)
+        (tmp_path / "library" / "x").mkdir(parents=True, exist_ok=True)
+        copy.save(tmp_path / "library" / "x" / f"{i}.{'png' if i % 2 else 'bmp'}", **({"compress_level": i // 2} if i % 2 else {}))
+    Image.fromarray(table.read(9).image).save(tmp_path / "library" / "x" / "other.png")
+    kind = Retrieval.model_validate({"model": CLIP, "k": 2, "library": {"dataset": str(tmp_path / "library")}})
+    inputs = kind.open(context).prepare(request_of(table, 3), [table.read(3)], seeds.rng(0))
+    assert len(inputs.images) == 1 and np.array_equal(inputs.images[0], table.read(9).image)
+
+
 def test_neighbours_of_the_prompt_and_within_the_class(table: Any, context: Context) -> None:
     of_text = Retrieval(model=CLIP, k=5, of="prompt", text=True)
     assert of_text.parent_count() == 0 and of_text.required() == {"image_embedding", "text"}
@@ -175,6 +186,27 @@ def test_the_repainted_area(area: str, at: tuple[int, int]) -> None:
     assert inputs.annotations is not None and inputs.annotations.boxes is not None
     grown = Inpaint(area="mask", dilate=2).prepare(REQUEST, [example(annotations=marked())], seeds.rng(0)).mask
     assert grown is not None and grown[4, 10] == 255 and grown[0, 0] == 0
+
+
+@pytest.mark.parametrize("area", ["mask", "background", "boxes"])
+def test_a_parent_without_marks_comes_back_neither_whole_nor_wholly_new(area: str) -> None:
+    empty = Annotations(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros((20, 30), np.int32))
+    for notes in (None, empty):
+        inputs = Inpaint(area=area, share=0.3).prepare(REQUEST, [example(annotations=notes)], seeds.rng(0))
+        assert inputs.mask is not None and 0.2 < (inputs.mask > 0).mean() < 0.4 and inputs.record["area"] == "random"
+
+
+def test_what_a_random_rectangle_covers_is_no_longer_marked() -> None:
+    seen = set()
+    for draw in range(40):
+        inputs = Inpaint(area="random", share=0.3).prepare(REQUEST, [example(annotations=marked())], seeds.rng(draw))
+        notes = inputs.annotations
+        assert inputs.mask is not None and notes is not None and notes.mask is not None and notes.boxes is not None
+        assert not notes.mask[inputs.mask > 0].any() and (notes.mask == np.where(inputs.mask > 0, 0, marked().mask)).all()
+        left = (inputs.mask[5:12, 8:20] == 0).mean()
+        assert len(notes.boxes) == (left >= 0.5) and notes.box_labels is not None and len(notes.box_labels) == len(notes.boxes)
+        seen.add(len(notes.boxes))
+    assert seen == {0, 1}
 
 
 def test_a_random_rectangle_has_its_share() -> None:

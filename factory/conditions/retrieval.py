@@ -88,7 +88,7 @@ class OpenRetrieval:
         """Draws the weights of a random mix. Records neighbours (content keys, nearest first), the cosines of the nearest and the furthest, and weights."""
         of_text = self.kind.of == "prompt"
         query = (self.encoder.encode_texts([request.prompt]) if of_text else self.encoder.encode_images([parents[0].image]))[0]
-        skip = set() if of_text or self.kind.include_parent else {parents[0].key}
+        skip = None if of_text or self.kind.include_parent else parents[0]
         found = self._neighbours(self.built[request.label if self.kind.within == "class" else -1], query, skip)
         if not found:
             raise UserError(
@@ -110,15 +110,25 @@ class OpenRetrieval:
             },
         )
 
-    def _neighbours(self, index: indexes.ImageIndex, query: np.ndarray, skip: set[str]) -> list[tuple[Example, float]]:
-        found = []
-        for row, cosine in zip(*index.search(query, self.kind.k + 8 * len(skip)), strict=True):  # the parent may be there several times
-            try:
-                example = self.library.read(int(row))
-            except Undecodable:
-                continue
-            if example.key not in skip:
-                found.append((example, float(cosine)))
-            if len(found) == self.kind.k:
-                break
-        return found
+    def _neighbours(self, index: indexes.ImageIndex, query: np.ndarray, skip: Example | None) -> list[tuple[Example, float]]:
+        """The k nearest that can be decoded and are not `skip`, which may be there several times and in other files: pixels tell."""
+        asked = self.kind.k + (8 if skip else 0)
+        while True:
+            found: list[tuple[Example, float]] = []
+            rows, cosines = index.search(query, asked)
+            for row, cosine in zip(rows, cosines, strict=True):
+                try:
+                    example = self.library.read(int(row))
+                except Undecodable:
+                    continue
+                if skip is None or not _same(example, skip):
+                    found.append((example, float(cosine)))
+                if len(found) == self.kind.k:
+                    return found
+            if asked >= len(index):
+                return found
+            asked *= 4
+
+
+def _same(one: Example, other: Example) -> bool:
+    return one.key == other.key or np.array_equal(one.image, other.image)
