@@ -34,6 +34,7 @@ CASES: list[tuple[str, set[str], dict[str, Any]]] = [
     ("flux_fill", {"text", "mask"}, {**SMALL, "steps": 4}),
     ("sd3", {"text", "image"}, {**SMALL, "steps": 4}),
     ("amused", {"text"}, {}),
+    ("kandinsky3", {"text"}, SMALL),
     ("sana_sprint", {"text"}, UNBINNED),
     ("sana_sprint", {"text", "image"}, UNBINNED),
     ("unconditional_latent", set(), {}),
@@ -85,6 +86,15 @@ def test_a_family_that_no_code_names(name: str, needs: set[str], settings: dict[
     assert not np.array_equal(second, pipe.generate([3], wanted[1:])[0]), "the seed does"
     if needs:
         assert not np.array_equal(second, pipe.generate([2], [changed(wanted[1])])[0]), "and so does what it is made from"
+
+
+def test_an_empty_negative_prompt_is_as_long_as_its_prompt(family: Callable[[str], Path]) -> None:
+    kandinsky = Diffusers(model=str(family("kandinsky3")), steps=1, **SMALL).open("cpu")
+    kandinsky.check(frozenset({"text"}), [])
+    kandinsky.generate([1], [Inputs(prompt="a cat")])
+    after = kandinsky.generate([2], [Inputs(prompt="a small red dog")])[0]
+    del kandinsky._pipe.encode_prompt
+    np.testing.assert_array_equal(after, kandinsky.generate([2], [Inputs(prompt="a small red dog")])[0])
 
 
 def test_the_size_of_an_edited_image_is_the_recipes_else_its_own(family: Callable[[str], Path]) -> None:

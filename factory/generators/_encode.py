@@ -233,8 +233,8 @@ def _join(column: Sequence[Any], shared: bool) -> Any:
     return first if shared and first.ndim == 2 and first.shape[0] != 1 else torch.cat(list(column))
 
 
-def _positives(result: Any, names: Sequence[str | None]) -> list[Any]:
-    return [part for part, name in zip(result, names, strict=True) if not (name and name.startswith("negative_"))]
+def _positives(result: Any, names: Sequence[str | None]) -> tuple[Any, ...]:
+    return tuple(part for part, name in zip(result, names, strict=True) if not (name and name.startswith("negative_")))
 
 
 def _shapes(value: Any) -> str:
