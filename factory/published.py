@@ -36,10 +36,11 @@ class Stored:
     plan: dict[str, Any]
 
 
-def find(dataset: str, row_id: str) -> Stored:
+def find(dataset: str, row_id: str, plan: str = "") -> Stored:
     """An image by its id, in a run folder, a dataset folder, any fsspec URL or a dataset on the Hub (owner/name, owner/name@revision).
 
-    Raises UserError where there is no such image, or no plan beside it that asked for it.
+    plan: the beginning of a plan's name, for a dataset of several, each of which may have an image of this id; else the first is taken.
+    Raises UserError where there is no such image, or no such plan beside it that asked for it.
     """
     if (Path(dataset) / "run.json").is_file():
         return _of_run(Store.existing(Path(dataset)), row_id)
@@ -50,12 +51,15 @@ def find(dataset: str, row_id: str) -> Stored:
         plans = _plans(files, [name for name in names if name.endswith("/plan.json")], dataset)
         for read in (_in_folder, _in_parquet, _in_tars):
             for row, data in read(files, names, row_id):
-                for recipe, plan in plans:
-                    if _asked(plan, row):
-                        return Stored(data, row, recipe, plan)
+                for recipe, own in plans:
+                    if own["plan"].startswith(plan) and _asked(own, row):
+                        return Stored(data, row, recipe, own)
     except (OSError, ValueError, YAMLError) as error:
         raise UserError(f"{dataset}: cannot be read: {type(error).__name__}: {error}") from error
-    raise UserError(f"{dataset}: there is no image with the id {row_id!r} that a plan beside it asked for; the column `id` has them")
+    known = ", ".join(own["plan"] for _, own in plans)
+    raise UserError(
+        f"{dataset}: there is no image with the id {row_id!r} of plan {plan or known}; the column `id` has them, its plans are {known}"
+    )
 
 
 def _asked(plan: dict[str, Any], row: dict[str, Any]) -> bool:

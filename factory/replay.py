@@ -53,13 +53,15 @@ def run(
     device: str = "auto",
     alone: bool = False,
     tolerance: int | None = None,
+    plan_id: str = "",
 ) -> dict[str, Any]:
     """Make one image of a dataset again, in its plan's batch or `alone`, and say how it compares; `out` is for the picture.
 
     tolerance: the largest difference of a channel, of 255, that counts as the same; None is 0, and LOSSY_TOLERANCE for lossy files.
+    plan_id: the beginning of the plan's name, for a dataset of several.
     Raises UserError when it cannot be made: the real images or the models are elsewhere or others.
     """
-    stored = published.find(dataset, row_id)
+    stored = published.find(dataset, row_id, plan_id)
     recipe = _recipe(stored, source, sets or [])
     table = _table(recipe, stored, source)
     plan = planning.make(recipe, table, _wording(stored))

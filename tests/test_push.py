@@ -428,3 +428,17 @@ def test_following_a_build_that_stops(hub: Hub, ada: Client, home: Path) -> None
     grow(home / "run", growing, ["00-00000"])
     status, said = ada.factory("push", "stopped", "ada/birds", "--follow")
     assert status == 2 and "stopped before its end" in said, said
+
+
+def test_an_image_of_the_hub_is_made_again(hub: Hub, ada: Client, home: Path) -> None:
+    """Of a dataset of two plans, whose ids are the same: the recipe, the plan and the pixels come from the server alone."""
+    ada.factory("push", "run", "ada/birds")
+    status, said = ada.factory("push", "other", "ada/birds", "--append")
+    assert status == 0, said
+    for folder in ("run", "other"):
+        own = plan(home / folder)
+        status, said = ada.factory("replay", "ada/birds", "1-000004", "--source", "birds", "--plan", own, "--device", "cpu", "--json")
+        result = json.loads(said.splitlines()[-1])
+        assert status == 0 and result["identical"] and result["plan"] == own, said
+    status, said = ada.factory("replay", "ada/nothing", "1-000004")
+    assert status == 2 and "ada/nothing" in said and "Traceback" not in said

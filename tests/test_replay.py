@@ -164,7 +164,7 @@ def test_a_dataset_is_read_from_any_file_system(write_recipe: Callable[..., Path
     memory.put(str(tmp_path / "run" / "dataset"), "/published", recursive=True)
     try:
         assert replay.run("memory://published", "0-000001", str(tmp_path / "birds"), device="cpu")["identical"]
-        with pytest.raises(UserError, match="there is no image with the id 'x'"):
+        with pytest.raises(UserError, match="there is no image with the id 'x' of plan"):
             published.find("memory://published", "x")
     finally:
         memory.rm("/published", recursive=True)

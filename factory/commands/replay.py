@@ -26,6 +26,7 @@ def command(
         int | None,
         typer.Option(min=0, max=255, help="Largest difference of a channel that counts as a match; default 0, or 8 for lossy files."),
     ] = None,
+    plan: Annotated[str, typer.Option(help="The plan of the image, where a dataset holds images of several.", show_default=False)] = "",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -37,7 +38,7 @@ def command(
     """
     from factory import replay
 
-    result = replay.run(dataset, row_id, source, sets, out, device, alone, tolerance)
+    result = replay.run(dataset, row_id, source, sets, out, device, alone, tolerance, plan)
     print(json.dumps(result) if as_json else replay.summary(result))
     if not result["match"]:
         raise typer.Exit(1)
