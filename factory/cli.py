@@ -34,6 +34,7 @@ COMMANDS = (
     "sweep",
     "evaluate",
     "report",
+    "tune",
     "push",
     "replay",
     "train",

@@ -37,7 +37,7 @@ FLOORS = [
         "push",
     ],
     ["published", "replay"],
-    ["train", "evaluate"],
+    ["train", "evaluate", "tune"],
     ["commands", "cli", "__main__"],
 ]
 ORDER = [room for floor in FLOORS for room in floor]

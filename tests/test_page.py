@@ -72,7 +72,7 @@ def evaluation() -> dict[str, Any]:
     return {
         "version": 1,
         "seconds": 75.0,
-        "verdict": {"use": False, "ratio": None, "gain": -0.021, "ci95": 0.013, "text": "It hurts by <2.1> points."},
+        "verdict": {"use": False, "ratio": None, "gain": -0.021, "ci95": 0.013, "text": "Do not use it: it hurts by <2.1> points."},
         "utility": {
             "metric": "balanced_accuracy",
             "classifier": "small_network",
@@ -147,7 +147,7 @@ def test_a_run_without_evaluation_says_so(run: Path, tmp_path: Path) -> None:
 def test_an_evaluation_comes_first_and_in_full(evaluated: Path) -> None:
     render.write(evaluated, evaluated / "report.html")
     page = Page((evaluated / "report.html").read_text(encoding="utf-8"))
-    assert "Do not use it" in page.texts["verdict"] and "It hurts by <2.1> points." in page.texts["verdict"]
+    assert page.texts["verdict"].count("Do not use it") == 1 and "It hurts by <2.1> points." in page.texts["verdict"]
     assert "-2.1 ± 1.3" in page.texts["verdict"] and "memorisation gate failed" in page.texts["verdict"]
     assert "64.1 ± 1.0" in page.texts["utility"] and "3.21" in page.texts["fidelity"] and "1.5" in page.texts["fidelity"]
     assert "no picture" in page.texts["memorisation"], "a picture outside the run is not read"

@@ -112,7 +112,7 @@ def _compared(utility: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] 
 def per_class_names(utility: dict[str, Any]) -> tuple[str, str] | None:
     """The two columns of `per_class`, None where nothing can be compared."""
     pair = _compared(utility)
-    return None if pair is None else (f"accuracy: {ARMS[pair[0]['arm']]}", f"{ARMS[pair[1]['arm']]} {pair[1].get('ratio') or 0:g} : 1")
+    return None if pair is None else ("without", f"with, {pair[1].get('ratio') or 0:g} : 1")
 
 
 def per_class(utility: dict[str, Any]) -> list[tuple[str, str]]:

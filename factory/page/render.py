@@ -85,7 +85,7 @@ def _verdict(run: Run) -> dict[str, Any]:
         text = "No classifier has been trained with these images yet, so nobody knows whether they help."
         return {"tone": "unmeasured", "headline": "Not measured yet", "text": text, "numbers": []}
     use = verdict.get("use")
-    tone, headline = {True: ("yes", "Use it"), False: ("no", "Do not use it")}.get(use, ("unsure", "No clear answer"))
+    tone, headline = {True: ("yes", "Use it"), False: ("no", "Do not use it")}.get(use, ("unsure", "Undecided"))
     rows = ((run.evaluation or {}).get("utility") or {}).get("rows", [])
     scale = charts.percent(rows) if rows else 100.0
     numbers = []
@@ -94,7 +94,13 @@ def _verdict(run: Run) -> dict[str, Any]:
         numbers.append(("gain in points", f"{verdict['gain'] * scale:+.1f}" + (f" ± {half * scale:.1f}" if half is not None else "")))
     if use and verdict.get("ratio") is not None:
         numbers.append(("synthetic : real", f"{verdict['ratio']:g} : 1"))
-    return {"tone": tone, "headline": headline, "text": verdict.get("text") or "", "numbers": numbers}
+    return {"tone": tone, "headline": headline, "text": _after(headline, verdict.get("text") or ""), "numbers": numbers}
+
+
+def _after(headline: str, text: str) -> str:
+    """A verdict's words without the headline that they may begin with."""
+    rest = text.removeprefix(f"{headline}: ")
+    return rest[:1].upper() + rest[1:]
 
 
 def _tiles(run: Run) -> list[tuple[str, str]]:

@@ -1,0 +1,230 @@
+"""What a setting is worth: its images made once, selected by its bounds, and judged on real validation images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from factory import assemble, build, honour, images, kinds, seeds, select
+from factory import plan as planning
+from factory import recipe as recipes
+from factory.contracts import Source, Table
+from factory.errors import Undecodable, UserError
+from factory.evaluate import backbones, fidelity
+from factory.evaluate.utility import Synthetic
+from factory.evaluate.utility import run as compare
+from factory.recipe import Recipe
+from factory.store import Store
+from factory.tune import space
+from factory.tune.space import Knob, Setting
+
+log = logging.getLogger("factory")
+Objective = Literal["accuracy", "frechet", "coverage", "agreement"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+LOWER = ("frechet",)  # the objectives of which less is better
+LEAST = 20  # images that a distance is measured on
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real images of one size. images: uint8 [N, H, W, 3].  labels: int [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Worth:
+    """value: of the objective, None where too few images are left to tell.  kept: images selected.  keys: recipe keys, made absolute."""
+
+    value: float | None
+    kept: int
+    keys: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges settings of one recipe.
+
+    path, overrides: the recipe file and its --set.  table: its real images.  validation: real images that it does not use.
+    folder: keeps what was generated, one run for each setting of the generation.  networks: classifiers trained for one accuracy.
+    """
+
+    path: Path
+    overrides: tuple[str, ...]
+    recipe: Recipe
+    table: Table
+    validation: Real
+    folder: Path
+    objective: Objective
+    backbone: str = backbones.OFFLINE
+    networks: int = 3
+    steps: int = 400
+    device: str = "auto"
+    _eyes: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def pool(self) -> int:
+        """Images that are generated for a setting."""
+        return int(planning.make(self.recipe, self.table).wanted.sum())
+
+    @cached_property
+    def knobs(self) -> list[Knob]:
+        """What is searched; the ratio only where accuracy is measured, as far as the recipe's amount goes."""
+        most = self.pool / len(self.table)
+        ratios = sorted({*(r for r in space.RATIOS if r < most), round(most, 3)}) if self.objective == "accuracy" else []
+        return space.knobs(self.recipe, ratios)
+
+    @cached_property
+    def size(self) -> tuple[int, ...]:
+        return tuple(self.validation.images.shape[1:3])
+
+    def worth(self, setting: Setting) -> Worth:
+        """Generate what is not there yet, select, and measure. Raises UserError."""
+        made = space.generation(self.knobs, setting)
+        recipe, store = self._made(made)
+        shards, rows = store.read_rows()
+        keys = space.bounds(recipe, assemble.rules(recipe, store, shards), setting)
+        decided = recipes.load(self.path, [*self.overrides, *space.sets({**made, **keys})])
+        real = np.bincount(self.table.labels, minlength=len(self.table.class_names))
+        quota = None
+        if "ratio" in setting:
+            per_class = np.ceil(setting["ratio"] * real).astype(int)
+            quota = dict(enumerate(per_class.tolist()))
+            keys["amount.per_class"] = space.amount(setting["ratio"], self.table.class_names, real)
+        keep = select.decide(rows["label"], assemble.rules(decided, store, shards), quota, rows["ordinal"]).keep
+        value = self._measure(store, list(shards.names), keep) if keep.any() else None
+        return Worth(value, int(keep.sum()), {**made, **keys})
+
+    def _made(self, keys: Mapping[str, Any]) -> tuple[Recipe, Store]:
+        """The finished run of these generation settings."""
+        recipe = recipes.load(self.path, [*self.overrides, *space.sets(keys), "amount.rounds=1"])
+        name = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:12]
+        out = self.folder / name
+        if not (out / "report.json").exists():
+            honour.check(recipe)
+            build.run(recipe, planning.make(recipe, self.table), self.table, out, self.device)
+        return recipe, Store.existing(out)
+
+    def _measure(self, store: Store, shards: Sequence[str], keep: np.ndarray) -> float | None:
+        made = self._synthetic(store, shards, keep)
+        if self.objective == "accuracy":
+            return self.accuracy("real_synthetic", made)
+        if self.objective == "agreement":
+            return self._agreement(made)
+        count = min(len(self.validation.labels), max(LEAST, self.pool // 3))  # the same for all settings: distances shrink with it
+        if len(made.images) < count:
+            return None
+        chosen = seeds.rng("tune", len(made.images)).permutation(len(made.images))[:count]
+        real = seeds.rng("tune", "real").permutation(len(self.validation.labels))[:count]
+        ours, theirs = self._look(made.images[chosen]), self._look(self.validation.images)[real]
+        if self.objective == "frechet":
+            return fidelity.frechet_distance(theirs, ours)
+        return fidelity.manifold(theirs, ours)["coverage"]
+
+    def accuracy(self, arm: Any, made: Synthetic | None) -> float:
+        """Of a small network on the validation images, mean over `networks` trainings."""
+        from factory.evaluate.classifiers import Training
+
+        own = self._own
+        outcome = compare(
+            own.images, own.labels, self.validation.images, self.validation.labels, made,
+            arms=[arm], seeds=range(self.networks), training=Training(steps=self.steps),
+        )  # fmt: skip
+        return float(outcome.summary[0]["accuracy_mean"])
+
+    def _agreement(self, made: Synthetic) -> float:
+        """Share of the images that a linear probe, trained on the recipe's own real images, gives their class."""
+        from factory.evaluate.classifiers import linear_probe
+
+        logits = linear_probe(self._look(self._own.images), self._own.labels, self._look(made.images), len(self.table.class_names))
+        return float((logits.argmax(1) == made.labels).mean())
+
+    def _look(self, pictures: np.ndarray) -> np.ndarray:
+        if "backbone" not in self._eyes:
+            self._eyes["backbone"] = backbones.open(self.backbone)
+        features: np.ndarray = self._eyes["backbone"].features(pictures)
+        return features
+
+    @cached_property
+    def _own(self) -> Real:
+        return pictures(self.table, np.arange(len(self.table)), self.size)
+
+    def _synthetic(self, store: Store, shards: Sequence[str], keep: np.ndarray) -> Synthetic:
+        found, labels, parents, at = [], [], [], 0
+        for shard in shards:
+            rows = store.mark(shard)["rows"]
+            own = np.flatnonzero(keep[at : at + rows])
+            at += rows
+            for row in store.read_shard(shard, ["image", "label", "parent_rows"]).take(own).to_pylist():
+                found.append(images.fit(images.decode(row["image"]), *self.size))
+                labels.append(row["label"])
+                parents.append(row["parent_rows"] or [])
+        return Synthetic(np.stack(found), np.array(labels), parents)
+
+
+def pictures(table: Table, rows: np.ndarray, size: tuple[int, ...] | None = None) -> Real:
+    """The given rows in one size, that of the first by default; what cannot be decoded is left out."""
+    found, labels = [], []
+    for row in rows.tolist():
+        try:
+            image = table.read(row).image
+        except Undecodable as error:
+            log.warning("real image %d is left out: %s", row, error)
+            continue
+        size = size or image.shape[:2]
+        found.append(images.fit(image, size[0], size[1]))
+        labels.append(int(table.labels[row]))
+    if not found:
+        raise UserError("none of the real images can be decoded")
+    return Real(np.stack(found), np.array(labels))
+
+
+def validation(recipe: Recipe, table: Table, dataset: str, split: str, most: int) -> tuple[Table, Real]:
+    """At most `most` real images a class that the recipe does not use, from a split that is no test split. Raises UserError."""
+    if _says_test(split) or _says_test(Path(dataset).stem):
+        raise UserError(
+            f"--real {dataset}, split {split}: a search never looks at test images, or their accuracy means nothing afterwards; "
+            "name training or validation images"
+        )
+    shared = {key: getattr(recipe.source, key) for key in ("image", "label", "classes") if hasattr(recipe.source, key)}
+    try:
+        source: Any = kinds.nested("sources", Source, {**shared, "dataset": dataset, "split": split})
+    except ValueError as error:
+        raise UserError(f"--real {dataset}: {error}") from error
+    found: Table = source.open()
+    if found.class_names != table.class_names or not table.class_names:
+        raise UserError(
+            f"--real {dataset} has the classes {found.class_names}, and the recipe's source has {table.class_names}; they must agree"
+        )
+    used = {table.read(row).key for row in range(len(table))}
+    rows: list[int] = []
+    for label in range(len(table.class_names)):
+        order = seeds.rng(recipe.seed, "validation", label).permutation(np.flatnonzero(found.labels == label))
+        rows += _unused(found, order, used, most)
+    if not rows:
+        raise UserError(f"--real {dataset}, split {split}: the recipe uses all of its images; name other ones, or set source.shots")
+    return found, pictures(found, np.array(rows))
+
+
+def _unused(found: Table, order: np.ndarray, used: set[str], most: int) -> list[int]:
+    rows: list[int] = []
+    for row in order.tolist():
+        if len(rows) == most:
+            break
+        if found.read(row).key not in used:
+            rows.append(row)
+    return rows
+
+
+def _says_test(name: str) -> bool:
+    words = "".join(letter if letter.isalpha() else " " for letter in name.lower()).split()
+    return any(word in ("test", "testing", "tests") for word in words)

@@ -1,0 +1,170 @@
+"""The search of `factory tune`: which knobs a recipe has, that bounds cost no generation, that it resumes, and that its winner is a recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from factory import recipe as recipes
+from factory import reselect
+from factory.errors import UserError
+from factory.evaluate.backbones import Backbone
+from factory.select import Rule
+from factory.tune import search, space, worth
+from tests.conftest import ROOT
+
+RECIPE = """# a comment that the winner keeps
+name: birds
+seed: 3
+source: {{dataset: {source}, shots: 4}}
+generator: {{kind: tests.paint.Paint, batch: 8}}
+condition: {{kind: image, strength: 0.5}}
+amount: {{per_class: 24, rounds: 2}}
+filters:
+  - undecodable
+  - {{kind: tests.measured.Brightness, min: 0.2}}
+  - {{kind: tests.measured.Contrast, between: [0.05, 0.9]}}
+shard: 16
+threads: 1
+"""
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    """A recipe over a dark and a bright class of sixteen images, four of which it uses."""
+    noise = np.random.default_rng(0)
+    for name, tint in (("finch", 60), ("heron", 190)):
+        (tmp_path / "birds" / name).mkdir(parents=True)
+        for i in range(16):
+            pixels = np.clip(noise.normal(tint, 20 + i, (16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "birds" / name / f"{i}.png")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(source=tmp_path / "birds"), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features that need no weights: the mean and the spread of each channel."""
+
+    def embed(batch: np.ndarray) -> np.ndarray:
+        x = batch.reshape(len(batch), -1, 3).astype(np.float32) / 255
+        return np.concatenate([x.mean(1), x.std(1)], 1)
+
+    monkeypatch.setattr("factory.evaluate.backbones.open", lambda name, device="cpu": Backbone(name, 6, embed))
+
+
+def tune(path: Path, out: Path, **changed: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "overrides": [], "real": str(path.parent / "birds"), "split": "train", "objective": "frechet", "trials": 5, "minutes": None,
+        "seed": 1, "per_class": 100, "backbone": "colours", "networks": 1, "steps": 2, "device": "cpu",
+    }  # fmt: skip
+    return search.run(path, out=out, **{**settings, **changed})
+
+
+def test_knobs_follow_the_recipe() -> None:
+    recipe = recipes.load(ROOT / "recipes" / "quickstart.yaml", environ={})
+    knobs = {knob.name: knob for knob in space.knobs(recipe, [1.0, 2.0])}
+    made = ["generator.guidance", "condition.dropout", "condition.mix"]
+    bounds = ["filters[1].min", "filters[2].min", "filters[3].between.low", "filters[3].between.high", "filters[4].max"]
+    assert list(knobs) == [*made, *bounds, "ratio"]
+    assert [name for name, knob in knobs.items() if knob.makes] == made
+    assert "embed_mixup" in knobs["condition.mix"].values and all(knob.start in knob.values for knob in knobs.values())
+    swept = recipes.load(ROOT / "recipes" / "quickstart.yaml", ["sweep={guidance: [1, 2]}"], environ={})
+    assert "generator.guidance" not in {knob.name for knob in space.knobs(swept)}, "what is swept is not searched"
+
+
+def test_a_share_becomes_the_bound_that_refuses_it() -> None:
+    recipe = recipes.load(ROOT / "recipes" / "quickstart.yaml", environ={})
+    scores = np.random.default_rng(0).uniform(0.013, 0.4, 1000).astype(np.float32)
+    rules = [Rule(name, scores) for name, _ in recipe.named_filters()]
+    keys = space.bounds(recipe, rules, {"filters[1].min": 0.25, "filters[2].min": space.AS_WRITTEN, "filters[3].between.high": 0.1})
+    assert abs((scores < keys["filters[1].min"]).mean() - 0.25) < 0.002
+    assert keys["filters[2].min"] == 0.5
+    low, high = keys["filters[3].between"]
+    assert low == 0.3 and abs((scores > high).mean() - 0.1) < 0.002
+    nothing = space.bounds(recipe, rules, {"filters[1].min": 0.0})
+    assert (scores >= np.float32(nothing["filters[1].min"])).all(), "a share of nothing refuses nothing, rounding included"
+
+
+def test_the_winner_is_a_recipe_and_bounds_generate_nothing(birds: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tuned"
+    result = tune(birds, out, trials=7)
+    assert len(result["rows"]) == 7 and result["validation_images"] == 24, "the recipe's own eight images are left out"
+    assert result["rows"][0]["setting"]["condition.strength"] == 0.5 and result["rows"][0]["frechet"] == result["as_written"]
+    values = [row["frechet"] for row in result["rows"] if row["frechet"] is not None]
+    assert result["best"]["value"] == min(values) and len(set(values)) > 1
+    strengths = {row["setting"]["condition.strength"] for row in result["rows"]}
+    assert len(list((out / "runs").iterdir())) == len(strengths) < 7, "one run for each setting of the generation"
+    text = (out / "best.yaml").read_text(encoding="utf-8")
+    assert "a comment that the winner keeps" in text and "factory evaluate" in text
+    best = result["rows"][result["best"]["trial"]]
+    winner = recipes.load(out / "best.yaml", environ={})
+    assert winner.condition.settings()["strength"] == best["setting"]["condition.strength"] and winner.amount.rounds == 2
+    again = [reselect.run(run, out / "best.yaml", [], export=False)["kept"] for run in (out / "runs").iterdir()]
+    assert best["kept"] in again, "the written bounds decide as the search did"
+    assert json.loads((out / "search.json").read_text(encoding="utf-8"))["best"] == result["best"]
+
+
+def test_an_interrupted_search_ends_like_one_that_was_not(birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tune(birds, tmp_path / "whole", objective="coverage", trials=6)
+    assert len(tune(birds, tmp_path / "parts", objective="coverage", trials=2)["rows"]) == 2
+    real, calls = worth.Judge.worth, []
+
+    def killed(self: worth.Judge, setting: space.Setting) -> worth.Worth:
+        calls.append(setting)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, setting)
+
+    monkeypatch.setattr(worth.Judge, "worth", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tune(birds, tmp_path / "parts", objective="coverage", trials=6)
+    monkeypatch.setattr(worth.Judge, "worth", real)
+    parts = tune(birds, tmp_path / "parts", objective="coverage", trials=6)
+    same = [[(row["setting"], row["coverage"], row["kept"]) for row in result["rows"]] for result in (whole, parts)]
+    assert same[0] == same[1]
+    assert len(tune(birds, tmp_path / "parts", objective="coverage", trials=9, minutes=0)["rows"]) == 6, "no time, no further setting"
+    with pytest.raises(UserError, match="choose another --out"):
+        tune(birds, tmp_path / "parts", objective="frechet")
+
+
+def test_accuracy_searches_the_ratio_too(birds: Path, tmp_path: Path) -> None:
+    result = tune(birds, tmp_path / "out", objective="accuracy", trials=3, overrides=["amount.rounds=1"])
+    assert result["knobs"]["ratio"] == [0.5, 1.0, 2.0, 5.0, 6.0], "as far as 24 images for 4 real ones go"
+    best = result["rows"][result["best"]["trial"]]
+    assert 0 <= best["accuracy"] <= 1 and 0 <= result["real_strong"] <= 1
+    winner = recipes.load(tmp_path / "out" / "best.yaml", environ={})
+    assert winner.amount.per_class == 4 * best["setting"]["ratio"] and best["kept"] <= 8 * best["setting"]["ratio"]
+    assert "real only" in search.summary(result, tmp_path / "out")
+
+
+def test_it_never_looks_at_test_images(birds: Path, tmp_path: Path) -> None:
+    for real, split in ((str(tmp_path / "birds"), "test"), (str(tmp_path / "birds"), "test[:50%]"), ("data/birds-test.parquet", "train")):
+        with pytest.raises(UserError, match="never looks at test images"):
+            tune(birds, tmp_path / "out", real=real, split=split)
+    with pytest.raises(UserError, match="the recipe uses all of its images"):
+        tune(birds, tmp_path / "out", overrides=["source.shots=16"])
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_agreement_prefers_what_a_probe_recognises(birds: Path, tmp_path: Path) -> None:
+    judge_of = {}
+    real = worth.Judge._agreement
+
+    def seen(self: worth.Judge, made: Any) -> float:
+        judge_of["images"], judge_of["labels"] = made.images, made.labels
+        return real(self, made)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worth.Judge, "_agreement", seen)
+        value = tune(birds, tmp_path / "out", objective="agreement", trials=1)["as_written"]
+    bright = judge_of["images"].reshape(len(judge_of["images"]), -1).mean(1)
+    order = bright.argsort()
+    apart = (judge_of["labels"][order] == np.sort(judge_of["labels"])).mean()
+    assert value > 0.8 and apart > 0.8, "a dark and a bright class are told apart by their colours"
