@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from bench import _images
 from factory import images, kinds
 from factory.contracts import Source, Table
 from factory.evaluate import backbones, utility
 from factory.evaluate.classifiers import Training
+from factory.models.representation import RepresentationEncoder
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Judge:
         table = opened(one.test)
         self.side, self.training, self.class_names = one.side, training, table.class_names
         self.test, self.truth = read(table, one.side), table.labels.astype(int)
-        self.eyes = backbones.open(str(one.model / "encoder"))
+        self.eyes = before_whitening(one.model / "encoder")
 
     def __call__(
         self, arm: utility.Arm, real: np.ndarray, known: np.ndarray, seed: int,
@@ -128,6 +130,19 @@ class Judge:
         training = training or self.training
         result = utility.run(real, known, self.test, self.truth, more, arms=[arm], seeds=[seed], training=training, backbone=eyes)
         return result.rows[0]["per_class"]  # type: ignore[no-any-return]
+
+
+def before_whitening(folder: Path) -> backbones.Backbone:
+    """What a guided model's encoder sees before it is whitened: whitening serves the generator, and costs a linear probe several points."""
+    if not (folder / RepresentationEncoder.config_name).is_file():  # a CLIP, which is never whitened
+        return backbones.open(str(folder))
+    encoder = RepresentationEncoder.from_pretrained(folder)
+
+    def embed(batch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return encoder.wide(torch.from_numpy(batch).permute(0, 3, 1, 2)).cpu().numpy()
+
+    return backbones.Backbone(str(folder), sum(tower["dim"] for tower in encoder.config.towers), embed)
 
 
 def balanced(per_class: list[float | None]) -> float:

@@ -4,7 +4,7 @@ For each set, labels for 1, 5, 10 and 50 images a class and the rest unlabelled;
 and no test image. On real test images alone, over several seeds (each draws other labelled images), the class-balanced accuracy of
 
 real_strong   a small network from scratch on the labelled images, with strong augmentation
-linear_probe  logistic regression on the embedding that guides the generator
+linear_probe  logistic regression on what the generator's encoder sees, before whitening
 variation     the small network on half real and half synthetic images: each parent's embedding, jittered
 neighbours    the same, each child from a random mix of the embeddings of its parent's four nearest unlabelled images
 propagation   the same, each child from an unlabelled image that the labels reach on a graph of nearest neighbours
