@@ -39,7 +39,7 @@ RECIPE = """
 name: bench
 seed: SEED
 source: LABELLED
-generator: {model: MODEL, steps: 8, guidance: 2.0, batch: 32, dtype: bfloat16}
+generator: {model: MODEL, steps: 8, guidance: 1.0, batch: 32, dtype: bfloat16}
 condition: CONDITION
 amount: {per_class: AMOUNT}
 threads: THREADS
@@ -60,7 +60,7 @@ def main() -> None:
     options.add_argument("--models", type=Path, default=Path("runs/models"), help="where recipes/train/representation/*.yaml wrote")
     options.add_argument("--labels", type=int, nargs="+", default=[1, 5, 10, 50])
     options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--synthetic", type=int, default=400, help="synthetic images of a set, for each number of labels and seed")
+    options.add_argument("--synthetic", type=int, default=200, help="synthetic images of a set, for each number of labels and seed")
     options.add_argument("--steps", type=int, default=400, help="of the small network")
     options.add_argument(
         "--rows", type=Path, default=Path("runs/bench/representation.jsonl"), help="every measurement, one a line; continued"
