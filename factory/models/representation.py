@@ -105,8 +105,11 @@ class RepresentationEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         settings = json.loads((Path(folder) / cls.config_name).read_text(encoding="utf-8"))
         encoder = cls(settings["towers"], settings["dim"], settings["projected"])
         encoder.load_state_dict(load_file(Path(folder) / WEIGHTS))
-        nn.Module.to(encoder, dtype or torch_dtype or torch.float32)  # diffusers' own warns of a list of exceptions that is empty
-        return encoder.eval().requires_grad_(False)
+        return encoder.eval().requires_grad_(False).to(dtype or torch_dtype or torch.float32)
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's own; that of diffusers warns of parts that must stay in float32 even where there are none."""
+        return nn.Module.to(self, *args, **kwargs)
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:  # type: ignore[override]
         """Write config.json and float32 safetensors."""
