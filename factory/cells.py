@@ -14,6 +14,11 @@ def near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+def clean(text: str) -> str:
+    """Text that UTF-8 can hold: halves of characters, from cut JSON or from names in another encoding, are written as escapes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def value_at(row: Mapping[str, Any], name: str) -> Any:
     """One cell of a row, dotted names included (`json.label`); None when any part is missing."""
     if name in row:
@@ -40,9 +45,11 @@ def fitted(value: Any, kind: str) -> Any:
     if kind == "image":
         return value.get("bytes") if isinstance(value, dict) else value if isinstance(value, bytes) else None
     if kind == "string":
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_text)
+        return clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_text))
     if kind in ("float32", "float64"):
         return float(value)
+    if kind == "list<string>":
+        return [None if item is None else clean(item) for item in value]
     return value
 
 

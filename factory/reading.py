@@ -22,6 +22,7 @@ AHEAD_BYTES = 256 << 20  # of decoded pixels, before the batch that is being sco
 BATCH_BYTES = 256 << 20  # a batch of huge images is cut short
 TRIES = 4
 Item = TypeVar("Item")
+_PASSING = (408, 425, 429)  # a server that is busy, or asks for a pause: no word about the file
 _NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)  # what stands there is no file's name
 PATIENCE = 0.5  # seconds before the second try, and twice as many before each further one
 
@@ -106,7 +107,8 @@ def stored(image: bytes | str | None) -> bytes:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError) as error:
             raise Undecodable(f"cannot read the file: {error}", "missing") from error
         except Exception as error:  # each file system has its own; what is not a plain refusal may pass
-            if getattr(error, "errno", None) in _NO_NAME or 400 <= getattr(error, "status", 0) < 500:
+            status = getattr(error, "status", 0)
+            if getattr(error, "errno", None) in _NO_NAME or (400 <= status < 500 and status not in _PASSING):
                 raise Undecodable(f"cannot read the file: {error}", "missing") from error
             if attempt == TRIES - 1:
                 raise OSError(f"{image}: {type(error).__name__}: {error}") from error

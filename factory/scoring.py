@@ -28,7 +28,7 @@ class Scoring:
     recipe: Scored
     context: FilterContext
     failed: int = 0  # rows on which a scorer raised
-    _sound: set[str] = field(default_factory=set)
+    _sound: dict[str, Columns] = field(default_factory=dict)  # columns without rows of the filters that have answered
 
     @cached_property
     def scorers(self) -> dict[str, Scorer]:
@@ -38,7 +38,7 @@ class Scoring:
     def score(self, samples: Samples, known: Mapping[str, Columns] | None = None) -> dict[str, Columns]:
         """Columns of a batch by filter identity: what `known` has already, and what is still needed.
 
-        Without scores for some rows a filter has the column `scored`; those rows have NaN, or 0 where a column holds whole numbers.
+        Without scores for some rows a filter has the column `scored`; those rows have what `blank` gives.
         """
         results = {identity: dict(columns) for identity, columns in (known or {}).items()}
         alive: list[np.ndarray] = []
@@ -59,7 +59,7 @@ class Scoring:
         identity = f.identity()
         try:
             columns = self.scorers[identity].score(samples)
-            self._sound.add(identity)
+            self._sound[identity] = {name: values[:0] for name, values in columns.items()}
             return columns
         except (UserError, MemoryError):
             raise
@@ -77,10 +77,12 @@ class Scoring:
                 log.warning("%s could not score %s: %s: %s", f.kind, samples.ids[i], type(error).__name__, error)
                 parts.append(None)
         good = [part for part in parts if part is not None]
-        if not good:
-            raise first
-        self._sound.add(f.identity())
         self.failed += len(parts) - len(good)
+        if not good:
+            if f.identity() not in self._sound:
+                raise first
+            return {name: blank((len(parts), *values.shape[1:]), values.dtype) for name, values in self._sound[f.identity()].items()}
+        self._sound[f.identity()] = {name: values[:0] for name, values in good[0].items()}
         rows = np.flatnonzero([part is not None for part in parts])
         merged = _merged({}, {name: np.concatenate([part[name] for part in good]) for name in good[0]}, rows, np.zeros(len(parts), bool))
         merged.pop(SCORED, None)  # these rows were seen, and have no answer
@@ -98,6 +100,13 @@ def reached(
     with np.errstate(invalid="ignore"):
         passes: np.ndarray = alive[after] & (score >= low) & (score <= high)
     return passes
+
+
+def blank(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A column of rows that have no answer: NaN, 0, False or an empty text, by its type."""
+    if dtype.kind == "O":  # texts that were read from disk
+        return np.full(shape, "", dtype)
+    return np.full(shape, np.nan, dtype) if dtype.kind == "f" else np.zeros(shape, dtype)
 
 
 def seen(columns: Columns, count: int) -> np.ndarray:
@@ -134,7 +143,7 @@ def _merged(old: Columns, fresh: Columns, rows: np.ndarray, have: np.ndarray) ->
     for name, values in fresh.items():
         whole = old.get(name)
         if whole is None or whole.shape[1:] != values.shape[1:]:
-            whole = np.full((len(have), *values.shape[1:]), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+            whole = blank((len(have), *values.shape[1:]), values.dtype)
         else:
             whole = whole.astype(values.dtype)  # a copy: what is read from disk is read-only
         whole[rows] = values
@@ -150,8 +159,8 @@ def joined(parts: Sequence[tuple[int, Columns]]) -> Columns:
     for count, columns in parts:
         for name, values in columns.items():
             if name not in whole:
-                empty = True if name == SCORED else np.nan if values.dtype.kind == "f" else 0
-                whole[name] = np.full((total, *values.shape[1:]), empty, values.dtype)
+                shape = (total, *values.shape[1:])
+                whole[name] = np.ones(shape, bool) if name == SCORED else blank(shape, values.dtype)
             whole[name][at : at + count] = values
         at += count
     return whole

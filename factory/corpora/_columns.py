@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from factory.cells import merged_kind
+from factory.cells import clean, merged_kind
 
 
 def label(value: Any, names: list[str] | None) -> str | None:
@@ -20,6 +20,7 @@ def label(value: Any, names: list[str] | None) -> str | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace").strip()
     if isinstance(value, str):
+        value = clean(value)
         if value.lstrip("-").isdigit() and (names is None or value not in names):
             value = int(value)
         elif not value:
@@ -45,7 +46,7 @@ def caption(value: Any) -> str | None:
         value = value[0] if value else None
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
-    return None if value is None else str(value)
+    return None if value is None else clean(str(value))
 
 
 def class_label_names(schema: pa.Schema, column: str) -> list[str] | None:
@@ -98,6 +99,8 @@ def value_kind(value: Any) -> str | None:
         return None
     if isinstance(value, dict) and set(value) == {"bytes"}:
         return "image"
+    if not _is_narrow(value):
+        return "string"
     for python, kind in ((bool, "bool"), (int, "int64"), (float, "float64"), (str, "string")):
         if isinstance(value, python):
             return kind
@@ -106,3 +109,10 @@ def value_kind(value: Any) -> str | None:
         inner = {"float64"} if inner == {"int64", "float64"} else inner
         return f"list<{inner.pop()}>" if len(inner) == 1 and inner <= {"string", "int64", "float64"} else "string"
     return "string"
+
+
+def _is_narrow(value: Any) -> bool:
+    """Whether 64 bits hold the whole numbers of a JSON value, which may have any number of digits."""
+    if isinstance(value, list):
+        return all(map(_is_narrow, value))
+    return not isinstance(value, int) or -(2**63) <= value < 2**63

@@ -48,11 +48,8 @@ def _is_below(inner: str, folder: str) -> bool:
 
 def _taken(path: str, above: list[tuple[str, dict[str, str]]]) -> str | None:
     """The nearest metadata that knows a file; what is taken is not missing."""
-    for folder, known in reversed(above):
-        found = known.pop(path[len(folder) :].lstrip("/"), None)
-        if found is not None:
-            return found
-    return None
+    told = [known.pop(path[len(folder) :].lstrip("/"), None) for folder, known in above]
+    return next((metadata for metadata in reversed(told) if metadata is not None), None)
 
 
 def _missing(folder: str, known: dict[str, str]) -> Iterator[tuple[str, int, str | None]]:
@@ -69,7 +66,7 @@ def _read(file_system: Any, base: str, name: str) -> dict[str, str]:
                 key = row.pop("file_name", None)
                 if not isinstance(key, str):
                     raise UserError(f"corpus: {name}, row {number}: no `file_name`, which names the row's image")
-                found[key.replace("\\", "/").removeprefix("./")] = json.dumps(row, ensure_ascii=False, default=str)
+                found[key.replace("\\", "/").removeprefix("./")] = json.dumps(row, default=str)
         except (ValueError, csv.Error) as error:
             raise UserError(f"corpus: {name} cannot be read: {error}") from error
     return found

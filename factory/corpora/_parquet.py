@@ -33,11 +33,21 @@ def cuts(corpus: Columns, files: _places.Files, rows: int, catalogue: Path) -> I
                     names = _columns.class_label_names(footer.schema_arrow, corpus.label)
                     write_names(catalogue, names)
                 spans = list(_spans([footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups)], rows))
-        except (pa.ArrowInvalid, FileNotFoundError):
+        except (pa.ArrowInvalid, OSError) as error:
+            if not _is_damage(error, files.file_system):
+                raise UserError(f"{corpus.source_name()}: {name} cannot be read for now: {error}; run the same command again") from error
             spans = [(0, -1)]
         for start, stop in spans:
             yield Cut(f"{number:06d}", name, start, stop), f"{name} {size} {start} {stop}"
             number += 1
+
+
+def _is_damage(error: Exception, file_system: Any) -> bool:
+    """Whether an error is about a file's own bytes: Arrow says some of it as an OSError without an errno. A disk or a network has an errno, or is
+    not local, and may do better the next time."""
+    if not isinstance(error, OSError) or isinstance(error, FileNotFoundError | pa.ArrowException):
+        return True
+    return error.errno is None and (_places.is_local(file_system) or "thrift" in str(error))
 
 
 def _spans(groups: Sequence[int], rows: int) -> Iterator[tuple[int, int]]:
@@ -95,15 +105,11 @@ class ParquetReader:
                 self._cursor = (cut.place, number, rows)
         except (pa.ArrowException, OSError, StopIteration) as error:
             self._cursor = None
-            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and not self._is_damage(error):
+            if not _is_damage(error, self.file_system):
                 raise
             detail = str(error) or "the file ends early"
             for rest in range(number, cut.stop):
                 yield Found(f"{cut.place}#{rest}", fault=UNREADABLE, detail=detail)
-
-    def _is_damage(self, error: OSError) -> bool:
-        """Arrow says what a codec finds (no errno) as an OSError; a disk or a network has an errno, or is not local."""
-        return isinstance(error, pa.ArrowException) or (error.errno is None and _places.is_local(self.file_system))
 
     def _rows(self, cut: Cut) -> Iterator[dict[str, Any]]:
         if self._cursor is not None and self._cursor[:2] == (cut.place, cut.start):

@@ -113,10 +113,13 @@ def walk(file_system: Any, base: str) -> Iterator[tuple[str, list[tuple[str, int
 
     Memory holds one folder's names at a time.
     """
-    yield from _local_walk(base, "") if is_local(file_system) else _remote_walk(file_system, base, "")
+    yield from _local_walk(base, "", ()) if is_local(file_system) else _remote_walk(file_system, base, "")
 
 
-def _local_walk(base: str, inner: str) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+def _local_walk(base: str, inner: str, above: tuple[str, ...]) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+    own = os.path.realpath(os.path.join(base, inner))
+    if own in above:  # a link to a folder that it is in would repeat all rows below without an end
+        return
     files, folders = [], []
     with os.scandir(os.path.join(base, inner)) as entries:
         for entry in entries:
@@ -128,7 +131,7 @@ def _local_walk(base: str, inner: str) -> Iterator[tuple[str, list[tuple[str, in
                 files.append((entry.name, _size(entry)))
     yield inner, sorted(files)
     for name in sorted(folders):
-        yield from _local_walk(base, f"{inner}/{name}" if inner else name)
+        yield from _local_walk(base, f"{inner}/{name}" if inner else name, (*above, own))
 
 
 def _size(entry: os.DirEntry[str]) -> int:

@@ -68,7 +68,7 @@ class TarReader:
         """(key, suffix -> bytes) of consecutive members of one base name."""
         self._half, fields = "", dict[str, bytes]()
         key = ""
-        with tarfile.open(fileobj=handle, mode="r|*", tarinfo=_Member) as tar:
+        with tarfile.open(fileobj=handle, mode="r|*", tarinfo=_Member, errors="backslashreplace") as tar:
             for member in tar:
                 folder, slash, name = member.name.rpartition("/")
                 base, _, suffix = name.partition(".")

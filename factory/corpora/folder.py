@@ -22,7 +22,7 @@ FOLDER = "folder"
 
 
 class Folder(Columns):
-    """A folder and all folders below it, in the order of their names. A row's id is the file's path there.
+    """A folder and all folders below it, in the order of their names. A row's id is the file's path there; bytes that are no UTF-8 are escaped.
 
     Files named in a metadata file that are not there are rows too, refused as `missing`.
     """
@@ -62,20 +62,25 @@ class _Listing:
         self.count = 0
 
     def write(self, path: Path, found: Iterator[tuple[str, int, str | None]]) -> None:
-        schema = pa.schema([("path", pa.string()), ("size", pa.int64()), ("metadata", pa.string())])
+        schema = pa.schema([("path", pa.binary()), ("size", pa.int64()), ("metadata", pa.string())])
         waiting: list[tuple[str, int, str | None]] = []
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
             for row in found:
                 waiting.append(row)
                 if self.corpus.label == FOLDER and "/" in row[0]:
-                    self.classes.add(row[0].partition("/")[0])
+                    self.classes.add(cells.clean(row[0].partition("/")[0]))
                 if len(waiting) == self.rows:
                     self._flush(writer, schema, waiting)
             if waiting:
                 self._flush(writer, schema, waiting)
 
     def _flush(self, writer: pq.ParquetWriter, schema: pa.Schema, rows: list[tuple[str, int, str | None]]) -> None:
-        columns = [pa.array(column, schema.field(i).type) for i, column in enumerate(zip(*rows, strict=True))]
+        paths, sizes, metadata = zip(*rows, strict=True)
+        columns = [
+            pa.array([path.encode("utf-8", "surrogatepass") for path in paths], pa.binary()),
+            pa.array(sizes, pa.int64()),
+            pa.array(metadata, pa.string()),
+        ]
         writer.write_table(pa.table(columns, schema=schema), row_group_size=len(rows))
         digest = hashlib.sha256(repr(rows).encode()).hexdigest()
         self.cuts.append((Cut(f"{len(self.cuts):06d}", "", self.count, self.count + len(rows)), digest))
@@ -101,7 +106,7 @@ class FolderReader:
         group = int(cut.name)
         table = pq.ParquetFile(self.catalogue / "files.parquet").read_row_group(group)
         for row in table.to_pylist():
-            yield self._found(row["path"], _metadata.parsed(row["metadata"]))
+            yield self._found(row["path"].decode("utf-8", "surrogatepass"), _metadata.parsed(row["metadata"]))
 
     def _found(self, path: str, row: dict[str, Any]) -> Found:
         corpus = self.corpus
@@ -109,12 +114,13 @@ class FolderReader:
         _columns.note(self._types, passing)
         columns = _columns.chosen(passing, self.columns)
         image = _places.within(self.root, path)
+        identity = cells.clean(path)
         value = (path.partition("/")[0] if "/" in path else None) if corpus.label == FOLDER else cells.value_at(row, corpus.label or "")
         try:
             label = _columns.label(value, self.class_names)
         except LookupError as error:
-            return Found(path, image, None, self._caption(path, row), columns, "unknown_label", str(error))
-        return Found(path, image, label, self._caption(path, row), columns)
+            return Found(identity, image, None, self._caption(path, row), columns, "unknown_label", str(error))
+        return Found(identity, image, label, self._caption(path, row), columns)
 
     def _caption(self, path: str, row: dict[str, Any]) -> str | None:
         name = self.corpus.caption
