@@ -7,14 +7,14 @@ from typing import Any
 
 from factory import __version__
 from factory.filter_recipe import FilterRecipe
-from factory.publish import public_name
+from factory.publish import names
 from factory.publish.facts import yaml
 from factory.select import Selection
 
 
 def card(recipe: FilterRecipe, facts: dict[str, Any], selection: Selection, folder: Path) -> str:
     """README.md of a dataset folder: a YAML header that `load_dataset` and the Hub viewer read, then the facts."""
-    dataset = public_name(str(getattr(recipe.corpus, "dataset", recipe.corpus.kind)))
+    dataset, _ = names.public(str(getattr(recipe.corpus, "dataset", recipe.corpus.kind)), "dataset")
     rules = [f"| {name} | {_rule(f)} | {facts['refused'].get(name, 0)} |" for name, f in recipe.named_filters()]
     others = [f"| {slug} | | {count} |" for slug, count in facts["refused"].items() if slug not in dict(recipe.named_filters())]
     lines = [

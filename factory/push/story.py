@@ -51,6 +51,11 @@ def run(folder: Path, name: str, options: Options) -> dict[str, Any]:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UserError(f"{name!r} is no name of a dataset on the Hub; write user/name")
     store = Store.existing(folder)
+    if "corpus" in store.run()["identity"]:
+        raise UserError(
+            "not pushed: the run filtered images that others made, and there is no recipe that makes them again; upload what it kept with "
+            f"`hf upload {name} {folder / 'dataset'} --repo-type dataset`"
+        )
     if not sys.stderr.isatty():
         disable_progress_bars()
     accepted = gate.check(gate.evaluation(folder), options.accept_memorisation)
