@@ -105,7 +105,7 @@ def _identity(recipe: FilterRecipe, shards: int, digest: str) -> dict[str, Any]:
     """A corpus that is moved stays the same corpus: its files' names and sizes say which it is, and not where they are."""
     corpus = {"dataset": "", **recipe.corpus.settings(), "shards": shards, "digest": digest}
     corpus.pop("dataset")
-    return {"corpus": corpus, "shard": recipe.shard, "batch": recipe.batch, "threads": recipe.threads}
+    return {"corpus": corpus, "carry": list(recipe.carry), "shard": recipe.shard, "batch": recipe.batch, "threads": recipe.threads}
 
 
 def _sift(recipe: FilterRecipe, store: Store, cuts: Sequence[Cut], me: runtime.Worker, device: str, show: bool) -> Progress:

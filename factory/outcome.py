@@ -25,7 +25,7 @@ from factory.filter_recipe import FilterRecipe
 from factory.reading import stored
 from factory.records import Cut
 from factory.select import Selection
-from factory.sifter import arrow_type
+from factory.sifter import arrow_type, unchanged
 from factory.store import Shards, Store
 
 EXAMPLES = 3  # ids told for each reason
@@ -172,19 +172,23 @@ def _write_index(recipe: FilterRecipe, store: Store, rows: Rows, selection: Sele
                 if len(keep):
                     table = store.read_shard(shard).take(keep)
                     own = {name: pa.array(values[span][keep]) for name, values in scores.items()}
-                    own |= {new: _column(table, f"column.{old}", types[new]) for new, old in carried.items()}
+                    own |= {new: _column(table, old, rows.types[old], store.mark(shard)["types"]) for new, old in carried.items()}
                     own |= {"id": table["id"], "label": table["label"]}
                     writer.write_table(pa.table([own[name] for name in schema.names], schema=schema))
 
     write_atomically(store.folder / "kept.parquet", write)
 
 
-def _column(table: pa.Table, name: str, type: pa.DataType) -> Any:
-    """A carried column; a shard that knew it by a narrower type is widened."""
-    if name not in table.column_names:
-        return pa.nulls(table.num_rows, type)
-    column = table[name]
-    return column.cast(type) if column.type != type else column
+def _column(table: pa.Table, name: str, kind: str, known: dict[str, str]) -> Any:
+    """A carried column; a shard that knew it by a narrower type is widened. Raises UserError where the run did not carry it."""
+    if (stored_name := f"column.{name}") in table.column_names:
+        column = table[stored_name]
+        if column.type == arrow_type(kind):
+            return column
+        return pa.array([fitted(value, kind) for value in column.to_pylist()], arrow_type(kind))
+    if name in known:
+        raise UserError(f"carry: the run was made without {name!r}; filter the corpus into a new --out to carry it, or leave it out")
+    return pa.nulls(table.num_rows, arrow_type(kind))
 
 
 # ---- new shards
@@ -228,12 +232,13 @@ def _kept(
     reader = recipe.corpus.open(store.folder / "corpus", None)
     scores = _scores(recipe, store, rows)
     caption = caption_column(recipe)
-    for cut, (_, span) in zip(cuts, _by_shard(store, rows), strict=True):
+    for cut, (shard, span) in zip(cuts, _by_shard(store, rows), strict=True):
         keep = selection.keep[span]
         if not keep.any():
             continue
         last = int(np.flatnonzero(keep)[-1])
-        for offset, found in enumerate(itertools.islice(reader.read(cut), last + 1)):
+        ids = store.read_shard(shard, ["id"])["id"].slice(0, last + 1).to_pylist()
+        for offset, found in enumerate(unchanged(itertools.islice(reader.read(cut), last + 1), ids)):
             if not keep[offset]:
                 continue
             row = {new: fitted(found.columns.get(old), rows.types[old]) for old, new in names.items()}

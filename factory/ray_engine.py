@@ -23,7 +23,7 @@ from factory.store import Store
 
 IN_FLIGHT = 2  # tasks for each that can run at once: the next is there when one ends, and few are lost with a node
 log = logging.getLogger("factory")
-_held: dict[tuple[str, str], tuple[Sifter, Progress]] = {}  # a worker process keeps its models from task to task
+_held: dict[tuple[str, ...], tuple[Sifter, Progress]] = {}  # a worker process keeps its models from task to task
 
 
 def run(recipe: FilterRecipe, out: Path, address: str | None = None, device: str = "auto") -> dict[str, Any]:
@@ -79,6 +79,8 @@ def _share(ray: Any, recipe: FilterRecipe, out: Path, todo: Sequence[Cut], devic
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
+        if isinstance(error.cause, OSError):
+            raise UserError(f"{error.cause}; finished shards are kept, run the same command again to go on") from error
         raise
     finally:
         for left in running:
@@ -87,7 +89,7 @@ def _share(ray: Any, recipe: FilterRecipe, out: Path, todo: Sequence[Cut], devic
 
 def score(out: str, folder: str, cut: Cut, device: str) -> tuple[int, int]:
     """One shard, wherever Ray runs it: (rows, rows that could not be read). folder: what the recipe's relative paths are relative to."""
-    key = (out, folder)
+    key = (out, folder, (Path(out) / "recipe.json").read_text(encoding="utf-8"))  # a session may run several recipes over one folder
     if key not in _held:
         if Path(folder).is_dir():
             os.chdir(folder)

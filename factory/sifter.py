@@ -15,6 +15,7 @@ import pyarrow as pa
 from factory import claims, reading, scoring
 from factory.cells import fitted
 from factory.contracts import CorpusReader, FilterContext
+from factory.errors import UserError
 from factory.filter_recipe import FilterRecipe
 from factory.reading import Batch, Read
 from factory.records import Cut, Found, Samples
@@ -55,12 +56,13 @@ def _faulty(store: Store, cut: Cut) -> np.ndarray:
 
 @dataclass
 class _Work:
-    """A shard in hand. known: stored columns by filter identity; asked: rows to score, None for all."""
+    """A shard in hand. known: stored columns by filter identity; asked: rows to score, None for all; ids: of the stored rows."""
 
     cut: Cut
     release: Callable[[], None]
     known: dict[str, Columns] = field(default_factory=dict)
     asked: np.ndarray | None = None
+    ids: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
     rows: list[Read] = field(default_factory=list)
     scores: dict[str, list[tuple[int, Columns]]] = field(default_factory=dict)
@@ -120,14 +122,16 @@ class Sifter:
             if self.store.is_made(cut.name, None):
                 work.known = self.store.shard_scores(cut.name, self.recipe.filters)
                 work.asked = self._asked(cut, work.known)
+                work.ids = self.store.read_shard(cut.name, ["id"])["id"].to_pylist()
             for batch in reading.batches(self._found(work), self._pool, self.recipe.batch):
                 yield work, batch
             work.types = self.reader.types()
             yield work, None
 
     def _found(self, work: _Work) -> Iterator[Found]:
-        for number, found in enumerate(self.reader.read(work.cut)):
-            wanted = work.asked is None or (number < len(work.asked) and work.asked[number])
+        rows = self.reader.read(work.cut)
+        for number, found in enumerate(rows if work.asked is None else unchanged(rows, work.ids)):
+            wanted = work.asked is None or work.asked[number]
             yield found if wanted or found.fault else replace(found, image=None, fault=SETTLED)
 
     def _asked(self, cut: Cut, known: dict[str, Columns]) -> np.ndarray:
@@ -195,14 +199,25 @@ class Sifter:
             self._pending.pop(0).result()
 
 
+def unchanged(rows: Iterator[Found], ids: Sequence[str]) -> Iterator[Found]:
+    """The first rows of a shard that was scored, while they are those that it had then. Raises UserError: scores belong to rows by their place."""
+    count = 0
+    for found, known in zip(rows, ids, strict=False):
+        if found.id != known:
+            raise UserError(f"{found.id} stands where {known} was when it was scored; the corpus changed, so filter it into a new --out")
+        count += 1
+        yield found
+    if count < len(ids):
+        raise UserError(f"{ids[count]} was scored, and now is not there; the corpus changed, so filter it into a new --out")
+
+
 def _laid(old: Columns | None, fresh: Columns, chosen: np.ndarray, count: int) -> Columns:
     """Columns of the chosen rows within a batch; others keep what they had, and are NaN (or 0) where they had nothing."""
     laid: Columns = {}
     for name, values in fresh.items():
         if name != SCORED:
             before = None if old is None else old.get(name)
-            empty = np.nan if values.dtype.kind == "f" else 0
-            laid[name] = np.full((count, *values.shape[1:]), empty, values.dtype) if before is None else before.astype(values.dtype)
+            laid[name] = scoring.blank((count, *values.shape[1:]), values.dtype) if before is None else before.astype(values.dtype)
             laid[name][chosen] = values
     scored = np.ones(count, bool) if old is None else scoring.seen(old, count).copy()
     scored[chosen] = scoring.seen(fresh, len(chosen))

@@ -1,0 +1,207 @@
+"""Names and texts of other encodings, corpora that change under a run, and filters that fail: nothing is lost, and nothing is mixed up."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from factory import filter_recipe, filtering, reading, scoring
+from factory.corpora import _columns
+from factory.errors import UserError
+from factory.reselect import run as reselect
+from tests import corpora
+
+
+def sift(tmp_path: Path, name: str = "run", **sections: str) -> dict[str, Any]:
+    recipe = filter_recipe.load(corpora.recipe(tmp_path / f"{name}.yaml", **sections))
+    report = filtering.run(recipe, tmp_path / name, "cpu")
+    assert report is not None and report["read"] == report["kept"] + sum(report["refused"].values())
+    return report
+
+
+def kept(tmp_path: Path, name: str = "run") -> list[dict[str, Any]]:
+    return pq.read_table(tmp_path / name / "kept.parquet").to_pylist()
+
+
+def pictures(at: Path, names: list[str]) -> Path:
+    at.mkdir()
+    for name in names:
+        (at / name).write_bytes(corpora.picture(200))
+    return at
+
+
+def metadata(at: Path, rows: list[dict[str, Any]]) -> None:
+    (at / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+# ---- names and texts
+
+
+def test_names_that_are_no_utf8_are_rows(tmp_path: Path) -> None:
+    at = pictures(tmp_path / "corpus", ["käse.png"])
+    try:
+        with open(os.fsencode(at) + b"/caf\xe9.png", "wb") as file:
+            file.write(corpora.picture(200))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    report = sift(tmp_path, corpus=f"{{dataset: {at}}}", keep="both")
+    assert report["kept"] == 2 and {row["id"] for row in kept(tmp_path)} == {"caf\\udce9.png", "käse.png"}
+
+
+def test_members_of_a_tar_whose_names_are_no_utf8_are_rows(tmp_path: Path) -> None:
+    import io
+    import tarfile
+
+    with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        for name in ("a.png", "café.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(corpora.picture(200))
+            tar.addfile(member, io.BytesIO(corpora.picture(200)))
+    assert sift(tmp_path, corpus=f"{{dataset: {tmp_path / '0.tar'}}}")["kept"] == 2
+    assert [row["id"] for row in kept(tmp_path)] == ["0.tar/a", "0.tar/caf\\xe9"]
+
+
+def test_texts_and_numbers_that_no_column_holds_pass_through_as_text(tmp_path: Path) -> None:
+    at = pictures(tmp_path / "corpus", ["a.png", "b.png"])
+    metadata(
+        at, [{"file_name": "a.png", "t": "half \ud83d", "n": 1, "tags": ["x"]}, {"file_name": "b.png", "t": "", "n": 10**20, "tags": "y"}]
+    )
+    sift(tmp_path, corpus=f"{{dataset: {at}, caption: t}}", carry="[n, tags]", keep="both", shard="1")
+    rows = kept(tmp_path)
+    assert [row["n"] for row in rows] == ["1", str(10**20)]
+    assert [row["tags"] for row in rows] == ['["x"]', "y"]
+    assert _columns.caption("half \ud83d") == "half \\ud83d"
+
+
+def test_of_two_metadata_files_that_know_a_file_the_nearest_is_taken_and_nothing_is_missing(tmp_path: Path) -> None:
+    at = tmp_path / "corpus"
+    at.mkdir()
+    pictures(at / "sub", ["a.png"])
+    metadata(at, [{"file_name": "sub/a.png", "who": "far"}])
+    metadata(at / "sub", [{"file_name": "a.png", "who": "near"}])
+    report = sift(tmp_path, corpus=f"{{dataset: {at}}}", carry="[who]")
+    assert report["read"] == report["kept"] == 1 and kept(tmp_path)[0]["who"] == "near"
+
+
+def test_a_link_that_leads_back_up_repeats_nothing(tmp_path: Path) -> None:
+    at = pictures(tmp_path / "corpus", ["a.png"])
+    (at / "again").symlink_to(at, target_is_directory=True)
+    assert sift(tmp_path, corpus=f"{{dataset: {at}}}")["read"] == 1
+
+
+def test_a_damaged_footer_is_a_row_with_a_reason(tmp_path: Path) -> None:
+    at = tmp_path / "corpus"
+    corpora.parquet(at / "a.parquet", 3)
+    data = (at / "a.parquet").read_bytes()
+    length = int.from_bytes(data[-8:-4], "little")
+    (at / "b.parquet").write_bytes(data[: -8 - length] + b"\xff" * length + data[-8:])
+    report = sift(tmp_path, corpus=f"{{dataset: {at}, image: photo}}", filters="[]")
+    assert report["read"] == 4 and report["refused"]["unreadable_file"] == 1
+
+
+# ---- what changes under a run
+
+
+def test_new_shards_of_a_tar_that_changed_are_refused(tmp_path: Path) -> None:
+    corpora.tar(tmp_path / "0.tar", 6)
+    sift(tmp_path, corpus=f"{{dataset: {tmp_path / '0.tar'}}}", filters="[]")
+    corpora.tar(tmp_path / "0.tar", 4)
+    with pytest.raises(UserError, match="the corpus changed"):
+        reselect(tmp_path / "run", None, [], True)
+    assert not (tmp_path / "run" / "dataset").exists()
+
+
+def test_rows_that_moved_within_a_tar_are_not_given_to_another_filter(tmp_path: Path) -> None:
+    place = f"{{dataset: {tmp_path / '0.tar'}}}"
+    corpora.tar(tmp_path / "0.tar", 6)
+    sift(tmp_path, corpus=place, filters="[]")
+    size = (tmp_path / "0.tar").stat().st_size
+    corpora.tar(tmp_path / "0.tar", 6, first=3)
+    assert (tmp_path / "0.tar").stat().st_size == size
+    with pytest.raises(UserError, match="the corpus changed"):
+        sift(tmp_path, corpus=place)
+
+
+def test_columns_that_a_run_did_not_carry_are_never_null(tmp_path: Path) -> None:
+    at = pictures(tmp_path / "corpus", ["a.png"])
+    metadata(at, [{"file_name": "a.png", "uid": "u1"}])
+    sift(tmp_path, corpus=f"{{dataset: {at}}}")
+    with pytest.raises(UserError, match="carry"):
+        sift(tmp_path, corpus=f"{{dataset: {at}}}", carry="[uid]")
+    with pytest.raises(UserError, match="'uid'"):
+        reselect(tmp_path / "run", None, ["carry=[uid]"], False)
+
+
+@pytest.mark.parametrize(("status", "passes"), [(429, True), (503, True), (404, False)])
+def test_a_server_that_asks_for_a_pause_is_asked_again(status: int, passes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answer(Exception):
+        def __init__(self) -> None:
+            self.status = status
+
+    answers = iter([Answer(), b"bytes"])
+
+    def fetch(place: str) -> bytes:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(reading, "_fetched", fetch)
+    monkeypatch.setattr(reading, "PATIENCE", 0)
+    read = reading.decoded(SimpleNamespace(fault="", image="https://x/y.png"))  # type: ignore[arg-type]
+    assert read.reason == ("not_an_image" if passes else "missing")
+
+
+# ---- filters that fail
+
+
+def test_a_bad_row_alone_in_its_batch_stops_nothing(tmp_path: Path) -> None:
+    at = tmp_path / "corpus"
+    at.mkdir()
+    for number, value in enumerate([150, 160, 250]):  # the last one is a batch of its own
+        (at / f"{number}.png").write_bytes(corpora.picture(value))
+    report = sift(tmp_path, corpus=f"{{dataset: {at}}}", filters="[{kind: tests.corpora.Brightness, raise_above: 200}]", batch="2")
+    assert report["kept"] == 2 and report["refused"]["Brightness_no_score"] == 1
+
+
+def test_texts_of_rows_without_an_answer_are_empty() -> None:
+    texts = np.array(["key"], "<U64")
+    joined = scoring.joined([(1, {"score": np.full(1, np.nan, np.float32)}), (1, {"nearest": texts})])
+    assert joined["nearest"].tolist() == ["", "key"]
+
+
+def test_a_filter_that_always_fails_is_raised(tmp_path: Path) -> None:
+    at = pictures(tmp_path / "corpus", ["a.png", "b.png"])
+    with pytest.raises(ZeroDivisionError):
+        sift(tmp_path, corpus=f"{{dataset: {at}}}", filters="[{kind: tests.corpora.Brightness, raise_above: 10}]")
+
+
+def test_a_card_names_no_secret_of_a_url(tmp_path: Path) -> None:
+    from factory import filter_card
+    from factory.select import Selection
+
+    recipe = SimpleNamespace(
+        name="x",
+        corpus=SimpleNamespace(dataset="https://me:word@host/a/b.parquet?sig=SECRET", kind="parquet"),
+        named_filters=list,
+        export=SimpleNamespace(data_files=lambda split: "data/*"),
+    )
+    facts = {"kept": 0, "rows": 0, "refused": {}, "per_class": {}}
+    nothing = Selection(np.zeros(0, bool), np.zeros(0, np.int16), [""])
+    text = filter_card.card(recipe, facts, nothing, tmp_path)  # type: ignore[arg-type]
+    assert "SECRET" not in text and "word" not in text and "host/a/b.parquet" in text
+
+
+def test_a_filtered_corpus_is_not_pushed_as_made_images(tmp_path: Path) -> None:
+    from factory.push import story
+
+    sift(tmp_path, corpus=f"{{dataset: {pictures(tmp_path / 'corpus', ['a.png'])}}}", keep="both")
+    with pytest.raises(UserError, match="hf upload me/x"):
+        story.run(tmp_path / "run", "me/x", story.Options(dry_run=True))
