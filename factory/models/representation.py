@@ -107,7 +107,7 @@ class RepresentationEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         encoder.load_state_dict(load_file(Path(folder) / WEIGHTS))
         return encoder.eval().requires_grad_(False).to(dtype or torch_dtype or torch.float32)
 
-    def to(self, *args: Any, **kwargs: Any) -> Any:
+    def to(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """As torch's own; that of diffusers warns of parts that must stay in float32 even where there are none."""
         return nn.Module.to(self, *args, **kwargs)
 
