@@ -39,10 +39,13 @@ def test_a_node_dies_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 time.sleep(0.05)
             cluster.remove_node(second, allow_graceful=False)
 
-        killer = threading.Thread(target=kill)
+        killer = threading.Thread(target=kill, daemon=True)  # a run that fails must not wait for marks that never come
         killer.start()
         report = ray_engine.run(recipe, out, device="cpu")
         killer.join()
+        deadline = time.monotonic() + 60
+        while len([node for node in ray.nodes() if node["Alive"]]) > 1 and time.monotonic() < deadline:
+            time.sleep(0.2)  # the head hears of a death by missing its heartbeats
         assert nodes == 2 and len([node for node in ray.nodes() if node["Alive"]]) == 1
     finally:
         ray.shutdown()
