@@ -113,6 +113,16 @@ CLAIMS = (
     Claim(BLATTMANN, "Images conditioned on neighbours in an unlabelled library help.", ("retrieval", "retrieval_random")),
     Claim(ISCEN, "Unlabelled images with propagated labels help.", ("pseudo_labels",)),
     Claim(YOU, "Images generated from propagated labels help.", ("propagation",)),
-    Claim(YOU, "They help more than the real images that the same labels reach.", ("propagation",), ("pseudo_labels",)),
-    Claim(HE, "Dropping the images that a classifier doubts helps.", tuple(name + FILTERED for name in GUIDED), GUIDED),
+    Claim(
+        "No paper's claim; asked here.",
+        "They help more than all the real images that the same labels reach.",
+        ("propagation",),
+        ("pseudo_labels",),
+    ),
+    Claim(
+        HE,
+        "Dropping the images that a classifier doubts helps (there CLIP, here a probe of the labelled images).",
+        tuple(name + FILTERED for name in GUIDED),
+        GUIDED,
+    ),
 )

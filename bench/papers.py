@@ -31,6 +31,7 @@ from bench._report import emit, parser
 from bench._trials import Set, filled, opened, read, squared
 from factory import kinds, runtime
 from factory.contracts import Condition, Context
+from factory.errors import UserError
 from factory.evaluate.classifiers import Training, linear_probe
 from factory.files import cache_folder
 
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for labels in given.tail if study.one.tail else given.labels:
                 for method in study.methods:
                     if time.monotonic() < end:
-                        study.measure(method, labels, seed)
+                        left_out += study.attempt(method, labels, seed)
     measured = {study.one.name: study.measured() for study in studies}
     rows = [row for name in measured for row in _results.table(name, measured[name])]
     given.out.mkdir(parents=True, exist_ok=True)
@@ -134,7 +135,9 @@ def how(given: argparse.Namespace) -> str:
         "Written by `python -m bench.papers` (its docstring says how each number is made). "
         f"A small network from scratch, {given.training_steps} steps of 64 images with strong augmentation in every arm but `real`; with "
         f"synthetic images half of each batch is real and half synthetic. {given.synthetic} synthetic images over all classes, made in "
-        f"{given.steps} steps at guidance {given.guidance:g} in {given.dtype}; filtered rows take as many of twice that number. Class-balanced "
+        f"{given.steps} steps at guidance {given.guidance:g} in {given.dtype}; filtered rows take as many of twice that number. "
+        "`pseudo_labels` trains in their place on every unlabelled real image that `propagation` generates from, and `image_variation` is also the "
+        "variant of augmented conditioning that neither mixes nor drops. Class-balanced "
         f"accuracy on real test images ({given.test} a class; of BCCD the whole split), mean over seeds ± the 95% interval of the mean; gains are over real + RandAugment (`real_strong`) with the "
         "same labelled images."
     )
@@ -169,6 +172,14 @@ class Study:
         if method.prompted and self.one.prompted:
             parts += [f"model {_digest(self.one.prompted)}", method.prompts]
         return ", ".join(parts)
+
+    def attempt(self, method: Method, labels: int, seed: int) -> list[str]:
+        """Measure a method, and say why where it cannot be done with these labels; the others go on."""
+        try:
+            self.measure(method, labels, seed)
+        except UserError as error:
+            return [f"{self.one.name}, {_results.about_labels(self.one.name, labels)}, seed {seed}: {method.name}: {error}"]
+        return []
 
     def measure(self, method: Method, labels: int, seed: int) -> None:
         """Every arm of a method that the log does not hold."""

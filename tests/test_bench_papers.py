@@ -13,20 +13,12 @@ import torch
 from bench import _results, papers
 from bench._methods import CLAIMS, FILTERED, METHODS, Claim
 from bench._tail import LongTail
+from factory.errors import UserError
 from factory.evaluate.classifiers import Training, small_network
 from tests.conftest import ROOT
 
 SAMPLE, MODEL = ROOT / "data/fashion-mnist", ROOT / "data/models/fashion-mnist"
-NAMES = [
-    "real_strong",
-    "cutmix",
-    "linear_probe",
-    "pseudo_labels",
-    "augmented_embed_mixup_dropout",
-    "retrieval_random",
-    "propagation",
-    "prompts",
-]
+NAMES = ["real_strong", "linear_probe", "pseudo_labels", "augmented_embed_mixup_dropout", "propagation", "prompts"]
 FLAGS = ["--labels=3", "--synthetic=20", "--pool=60", "--test=4", "--steps=1", "--training-steps=2", "--dtype=float32", "--threads=1"]
 SETS = ["--sets", "fashion-mnist", "bccd"]
 
@@ -64,16 +56,26 @@ def test_methods_are_measured_once_and_tabled(bench: Any, tmp_path: Path, monkey
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     assert len(lines) == len(expected)
 
-    (tmp_path / "rows.jsonl").write_text("\n".join(line for line in lines if '"arm": "cutmix"' not in line) + "\n")
+    (tmp_path / "rows.jsonl").write_text("\n".join(line for line in lines if '"arm": "linear_probe"' not in line) + "\n")
     measured = []
     monkeypatch.setattr(papers._trials.Judge, "__call__", lambda self, arm, *rest: measured.append(arm) or [0.5] * 10)
     again, _ = bench("--methods", *NAMES, "--seeds", "1")
-    assert measured == ["real_strong"], "only what is missing is measured"
-    assert [row for row in again if row["method"] != "cutmix"] == [row for row in rows if row["method"] != "cutmix"]
+    assert measured == ["linear_probe"], "only what is missing is measured"
+    assert [row for row in again if row["method"] != "linear_probe"] == [row for row in rows if row["method"] != "linear_probe"]
     more, _ = bench("--methods", *NAMES, "--seeds", "9", "--minutes", "0")
     assert more == again, "no time is left"
     other, _ = bench("--methods", "real_strong", "--seeds", "1", "--training-steps", "3", "--minutes", "0")
     assert other == [], "a row of another budget is another measurement"
+
+
+def test_a_method_that_cannot_be_done_is_named_and_the_others_go_on(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(study: Any, table: Any) -> Any:
+        raise UserError("nothing is near")
+
+    monkeypatch.setattr(papers.Study, "_pseudo", refuse)
+    monkeypatch.setattr(papers._trials.Judge, "__call__", lambda self, *rest: [0.5] * 10)
+    rows, text = bench("--methods", "pseudo_labels", "real_strong", "--seeds", "1")
+    assert [row["method"] for row in rows] == ["real_strong"] and "seed 0: pseudo_labels: nothing is near" in text
 
 
 def test_the_filter_keeps_what_the_probe_believes() -> None:
