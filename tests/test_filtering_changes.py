@@ -68,6 +68,18 @@ def test_members_of_a_tar_whose_names_are_no_utf8_are_rows(tmp_path: Path) -> No
     assert [row["id"] for row in kept(tmp_path)] == ["0.tar/a", "0.tar/caf\\xe9"]
 
 
+def test_a_link_in_a_tar_is_a_row_with_a_reason(tmp_path: Path) -> None:
+    import tarfile
+
+    pictures(tmp_path / "corpus", ["a.png"])
+    (tmp_path / "corpus" / "b.png").hardlink_to(tmp_path / "corpus" / "a.png")
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("a.png", "b.png"):
+            tar.add(tmp_path / "corpus" / name, name)
+    report = sift(tmp_path, corpus=f"{{dataset: {tmp_path / '0.tar'}}}")
+    assert report["read"] == 2 and report["refused"]["empty"] == 1
+
+
 def test_texts_and_numbers_that_no_column_holds_pass_through_as_text(tmp_path: Path) -> None:
     at = pictures(tmp_path / "corpus", ["a.png", "b.png"])
     metadata(

@@ -72,14 +72,16 @@ class TarReader:
             for member in tar:
                 folder, slash, name = member.name.rpartition("/")
                 base, _, suffix = name.partition(".")
-                if not member.isfile() or not base:
+                if not base or not (member.isfile() or member.islnk() or member.issym()):
                     continue
                 own = folder + slash + base
                 if fields and (own != key or suffix.lower() in fields):
                     yield key, fields
                     fields = {}
                 key = self._half = own
-                data = tar.extractfile(member)
+                data = (
+                    tar.extractfile(member) if member.isfile() else None
+                )  # a stream cannot follow a link: the row says that it has no bytes
                 fields[suffix.lower()] = data.read() if data else b""
         if fields:
             yield key, fields
