@@ -39,7 +39,7 @@ RECIPE = """
 name: bench
 seed: SEED
 source: LABELLED
-generator: {model: MODEL, steps: 8, guidance: 1.0, batch: 32, dtype: bfloat16}
+generator: {model: MODEL, steps: 8, guidance: GUIDANCE, batch: 32, dtype: bfloat16}
 condition: CONDITION
 amount: {per_class: AMOUNT}
 threads: THREADS
@@ -61,6 +61,7 @@ def main() -> None:
     options.add_argument("--labels", type=int, nargs="+", default=[1, 5, 10, 50])
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--synthetic", type=int, default=200, help="synthetic images of a set, for each number of labels and seed")
+    options.add_argument("--guidance", type=float, default=1.0, help="guidance scale of the generator")
     options.add_argument("--steps", type=int, default=400, help="of the small network")
     options.add_argument(
         "--rows", type=Path, default=Path("runs/bench/representation.jsonl"), help="every measurement, one a line; continued"
@@ -131,6 +132,7 @@ class _Maker:
         one = self.one
         amount = max(1, self.given.synthetic // len(opened(one.test).class_names))
         parts = {"THREADS": str(self.given.threads), "CONDITION": CONDITIONS[method], "LABELLED": one.labelled, "POOL": one.pool}
+        parts["GUIDANCE"] = str(self.given.guidance)
         made = self._make(RECIPE, one.model, parts | {"AMOUNT": str(amount), "SHOTS": str(labels), "SEED": str(seed)})
         if self.given.sheets and seed == 0:
             groups: dict[str, list[contact_sheet.Group]] = {}

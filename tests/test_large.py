@@ -104,6 +104,16 @@ def test_a_large_image_has_no_seams_and_streams(latent: bool, tmp_path: Path) ->
     assert np.array_equal(tifffile.imread(tmp_path / "big.tif"), image)
 
 
+def test_decoding_holds_no_graph_of_the_strips_above() -> None:
+    pipe = pipeline(latent=True)
+    pipe.vae.requires_grad_(True)  # as it comes from a folder
+    seen = []
+    decode = pipe.vae.decode
+    pipe.vae.decode = lambda x, return_dict: seen.append(decode(x, return_dict=return_dict)[0]) or (seen[-1],)
+    list(large.rows(pipe, torch.randn(3, 30, 22)))
+    assert seen and not any(pixels.requires_grad for pixels in seen)
+
+
 def test_streamed_decoding_is_a_blend_of_tiles() -> None:
     """A decoder that only enlarges gives the same picture in tiles as at once."""
     pipe = pipeline(latent=True)

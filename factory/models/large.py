@@ -296,6 +296,7 @@ def _edges(side: int) -> torch.Tensor:
     return (torch.minimum(places, side - places) / (side * SPREAD)).clamp(max=1)
 
 
+@torch.no_grad()  # else every strip would hold the graph of all strips above it
 def _decoded(vae: Any, tile: torch.Tensor) -> torch.Tensor:
     """Latents [1, C, h, w] -> pixels [3, H, W] in [0, 1]."""
     shift, scale = latent_scale(vae)
