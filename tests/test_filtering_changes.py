@@ -217,3 +217,20 @@ def test_a_filtered_corpus_is_not_pushed_as_made_images(tmp_path: Path) -> None:
     sift(tmp_path, corpus=f"{{dataset: {pictures(tmp_path / 'corpus', ['a.png'])}}}", keep="both")
     with pytest.raises(UserError, match="hf upload me/x"):
         story.run(tmp_path / "run", "me/x", story.Options(dry_run=True))
+
+
+def test_a_ray_worker_that_lives_on_scores_by_the_recipe_of_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from factory import ray_engine
+    from factory.store import Store
+
+    monkeypatch.setattr(ray_engine, "_held", {})  # what a worker process keeps between tasks
+    corpora.parquet(tmp_path / "corpus" / "a.parquet", 9)
+    for rules in ("[]", "[{kind: tests.corpora.Brightness, min: 100}]"):
+        recipe = filter_recipe.load(
+            corpora.recipe(tmp_path / "r.yaml", corpus=f"{{dataset: {tmp_path / 'corpus'}, image: photo}}", filters=rules)
+        )
+        with Store(tmp_path / "run").owned():
+            store, job = filtering.begin(recipe, tmp_path / "run")
+            for cut in job.cuts:
+                ray_engine.score(str(tmp_path / "run"), os.getcwd(), cut, "cpu")
+            assert all(store.has_scores(cut.name, f.identity()) for cut in job.cuts for f in recipe.filters)
