@@ -11,8 +11,9 @@ import hashlib
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -27,6 +28,8 @@ from factory.files import write_atomically
 Dtype = Literal["float32", "float16", "bfloat16"]
 CHUNK = 64  # images per forward pass, and source rows per cached file; values depend on it in the last bits
 REMEMBERED_TEXTS = 65536
+LONGEST_TEXT = 8192  # characters: no tokenizer's window reaches so far, and remembering more would fill the memory
+BATCHES_AHEAD = 4
 _PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _PREFERRED = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
 
@@ -46,6 +49,10 @@ class Encoder(Protocol):
 
     def encode_images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 [H, W, 3] each, of any sizes -> float32 [N, dim] of unit length."""
+        ...
+
+    def ahead(self, pictures: Sequence[np.ndarray]) -> None:
+        """Pictures that will be asked for soon may be made ready meanwhile."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -87,7 +94,9 @@ class OpenClip:
         self._transform = image_transform_v2(PreprocessCfg(**self._preprocessing), is_train=False)
         self.logit_scale = float(network.logit_scale.detach().float().exp().reshape(-1)[0])
         self._text = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode_text)
-        self._latest: tuple[list[np.ndarray], np.ndarray] = ([], np.empty((0, self.dim), np.float32))
+        self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="factory-resize")
+        self._latest: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # identity of a picture -> the picture, its embedding
+        self._ready: deque[dict[int, tuple[np.ndarray, Future[Any]]]] = deque(maxlen=BATCHES_AHEAD)
 
     @cached_property
     def identity(self) -> str:
@@ -96,26 +105,31 @@ class OpenClip:
 
     def encode_images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 [H, W, 3] each, of any sizes -> float32 [N, dim] of unit length."""
-        known, unit = self._latest  # several filters look at one batch through one encoder
-        if len(known) != len(pictures) or any(a is not b for a, b in zip(known, pictures, strict=True)):
+        if any(id(picture) not in self._latest for picture in pictures):
             unit = self._encode_images(pictures)
-            unit.flags.writeable = False  # the same array answers the next filter
-            self._latest = (list(pictures), unit)
-        return unit
+            unit.flags.writeable = False  # the same rows answer the next filter
+            # Several filters look at one batch, or at some of it, through one encoder. A picture that is held keeps its identity.
+            self._latest = {id(picture): (picture, row) for picture, row in zip(pictures, unit, strict=True)}
+        return np.stack([self._latest[id(picture)][1] for picture in pictures]) if len(pictures) else np.empty((0, self.dim), np.float32)
+
+    def ahead(self, pictures: Sequence[np.ndarray]) -> None:
+        """Begin to resize a batch that will be asked for soon, beside the model; it changes no value. Callable from any thread."""
+        self._ready.append({id(picture): (picture, self._pool.submit(self._prepare, picture)) for picture in pictures})
 
     def _encode_images(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         import torch
 
+        ready = {name: entry for batch in tuple(self._ready) for name, entry in batch.items()}
+        waiting = [ready[id(p)][1] if id(p) in ready else self._pool.submit(self._prepare, p) for p in pictures]
         rows = [np.empty((0, self.dim), np.float32)]
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow and torch let go of the interpreter lock
-            for start in range(0, len(pictures), CHUNK):
-                batch = torch.stack(list(pool.map(self._prepare, pictures[start : start + CHUNK])))
-                rows.append(self._unit("encode_image", batch.to(self._device, self._dtype)))
+        for start in range(0, len(pictures), CHUNK):
+            batch = torch.stack([future.result() for future in waiting[start : start + CHUNK]])
+            rows.append(self._unit("encode_image", batch.to(self._device, self._dtype)))
         return np.concatenate(rows)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [N, dim] of unit length; each distinct text is encoded alone and remembered. Long texts are cut by the tokenizer."""
-        return np.stack([self._text(text) for text in texts]) if texts else np.empty((0, self.dim), np.float32)
+        return np.stack([self._text(text[:LONGEST_TEXT]) for text in texts]) if texts else np.empty((0, self.dim), np.float32)
 
     def _prepare(self, picture: np.ndarray) -> Any:
         return self._transform(images.to_pil(picture))
@@ -172,6 +186,9 @@ class ImageOnly:
                 with torch.autocast(self._network.device.type, enabled=False):
                     out[some] = self._network.encode_image(batch).float().cpu().numpy()
         return out
+
+    def ahead(self, pictures: Sequence[np.ndarray]) -> None:
+        """Nothing to do: resizing is part of the network here."""
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Raises UserError: it has no text side."""

@@ -122,6 +122,6 @@ def _sift(recipe: FilterRecipe, store: Store, cuts: Sequence[Cut], me: runtime.W
 
 def sifter(recipe: FilterRecipe, store: Store, device: str, me: runtime.Worker, progress: Progress) -> Sifter:
     """A worker of a run, its numerics fixed. Raises UserError."""
-    runtime.fix_numerics(recipe.threads)
+    runtime.expect_numerics(recipe.threads)
     table = None if recipe.source is None else recipe.source.open()
     return Sifter(recipe, store, FilterContext(runtime.device(me, device), [], table, store.folder / "cache"), progress)

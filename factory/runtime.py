@@ -75,6 +75,14 @@ def fix_numerics(threads: int) -> None:
     torch.backends.cudnn.deterministic = True
 
 
+def expect_numerics(threads: int) -> None:
+    """The same for a process that may never need torch: it is not imported, and if it is later, it begins with that many threads."""
+    if "torch" in sys.modules:
+        fix_numerics(threads)
+    else:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
 def describe(device: str) -> dict[str, str]:
     """What outside the recipe decides the last bits of an image: hardware and versions, as JSON values without the machine's name."""
     import numpy

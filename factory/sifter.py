@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,12 @@ import pyarrow as pa
 from factory import claims, reading, scoring
 from factory.cells import fitted
 from factory.contracts import CorpusReader, FilterContext
+from factory.encoders import Encoder
 from factory.errors import UserError
 from factory.filter_recipe import FilterRecipe
 from factory.reading import Batch, Read
 from factory.records import Cut, Found, Samples
-from factory.runtime import Worker
+from factory.runtime import Worker, fix_numerics
 from factory.scoring import SCORED, Columns, Scoring
 from factory.store import Store
 
@@ -82,6 +84,7 @@ class Sifter:
         self._pool = ThreadPoolExecutor(recipe.readers, thread_name_prefix="factory-decode")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="factory-writer")
         self._pending: list[Future[None]] = []
+        self._encoders: list[Encoder] = []  # those that see every picture, once they are loaded
 
     def done(self, cut: Cut) -> bool:
         """Whether a shard is whole, and every filter has seen the rows that it should."""
@@ -107,13 +110,23 @@ class Sifter:
         with contextlib.closing(reading.in_background(self._batches(handed), AHEAD)) as upcoming:
             for work, batch in upcoming:
                 if batch is not None:
-                    self.scoring.scorers  # noqa: B018  opened here, so that a worker that finds nothing to do loads nothing
-                    self.watcher.ready()
+                    self._open()
                     self._score(work, batch)
                 else:
                     self._flush(1)
                     self._pending.append(self._writer.submit(self._write, work))
         self._flush(0)
+
+    def _open(self) -> None:
+        """Load the models, at the first batch: a worker that finds nothing to do loads nothing."""
+        if "scorers" not in self.scoring.__dict__:
+            scorers = self.scoring.scorers
+            if "torch" in sys.modules:
+                fix_numerics(self.recipe.threads)
+            early = {f.identity() for f in self.recipe.filters if f.after is None}  # the others may never see a picture
+            found: list[Any] = [getattr(scorers[identity], "encoder", None) for identity in early]
+            self._encoders = list({id(encoder): encoder for encoder in found if hasattr(encoder, "ahead")}.values())
+        self.watcher.ready()
 
     def _batches(self, handed: Iterator[tuple[Cut, Callable[[], None]]]) -> Iterator[tuple[_Work, Batch | None]]:
         """The batches of every shard that is handed out, and None behind each shard's last; runs in a thread of its own."""
@@ -124,6 +137,9 @@ class Sifter:
                 work.asked = self._asked(cut, work.known)
                 work.ids = self.store.read_shard(cut.name, ["id"])["id"].to_pylist()
             for batch in reading.batches(self._found(work), self._pool, self.recipe.batch):
+                pictures = [row.image for row in batch.rows if row.image is not None]
+                for encoder in self._encoders:
+                    encoder.ahead(pictures)
                 yield work, batch
             work.types = self.reader.types()
             yield work, None

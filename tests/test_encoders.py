@@ -96,8 +96,21 @@ def test_many_images_keep_their_order_and_none_is_a_matrix_too(model: str) -> No
     encoder, images = encoders.open(model, "cpu"), pictures(CHUNK + 3)
     together = encoder.encode_images(images)
     assert together.shape == (CHUNK + 3, 24)
-    assert np.abs(together[[0, CHUNK, CHUNK + 2]] - encoder.encode_images([images[0], images[CHUNK], images[CHUNK + 2]])).max() < 1e-6
+    assert (
+        np.abs(together[[0, CHUNK, CHUNK + 2]] - encoder.encode_images([images[row].copy() for row in (0, CHUNK, CHUNK + 2)])).max() < 1e-6
+    )
     assert encoder.encode_images([]).shape == encoder.encode_texts([]).shape == (0, 24)
+
+
+def test_what_is_made_ready_ahead_is_resized_once_and_changes_nothing(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, images = encoders.open(model, "cpu"), pictures(6, seed=9)
+    plain = encoder.encode_images([image.copy() for image in images])
+    resized: list[int] = []
+    prepare = type(encoder)._prepare
+    monkeypatch.setattr(type(encoder), "_prepare", lambda self, picture: (resized.append(1), prepare(self, picture))[1])
+    encoder.ahead(images)
+    assert (encoder.encode_images(images) == plain).all() and len(resized) == 6
+    assert (encoder.encode_images(images[2:4]) == plain[2:4]).all() and len(resized) == 6  # another filter, in a cascade
 
 
 def test_a_model_is_opened_once_and_a_text_encoded_once_and_alone(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import load_dataset
+from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 from ruamel.yaml import YAML
 
 from factory import filter_recipe, filtering, schema, store
@@ -349,3 +349,32 @@ def test_every_recipe_loads_and_fits_the_schema(path: Path, tmp_path: Path) -> N
     settings = filter_recipe.load(path).settings()
     (tmp_path / "copy.json").write_text(json.dumps(settings))
     assert filter_recipe.load(tmp_path / "copy.json").settings() == settings
+
+
+@pytest.mark.parametrize("form", ["parquet", "saved", "stream"])
+def test_datasets_of_the_hub_in_three_forms(form: str, tmp_path: Path) -> None:
+    place = tmp_path / "repository"
+    features = Features({"picture": Image(), "kind": ClassLabel(names=["dark", "light"]), "n": Value("int64")})
+    rows = [
+        {"picture": {"bytes": corpora.picture(v), "path": None}, "kind": int(v > 127), "n": i} for i, v in enumerate(corpora.values(30))
+    ]
+    data = Dataset.from_list(rows, features=features)
+    label = "kind"
+    if form == "parquet":
+        (place / "data").mkdir(parents=True)
+        data.to_parquet(place / "data" / "train-00000-of-00001.parquet")
+    elif form == "saved":
+        data.save_to_disk(place)
+    else:
+        for text in corpora.folder(place / "train", 30).rglob("*.txt"):
+            text.unlink()
+        label = "label"
+    corpus = f"{{kind: hub, dataset: {place}, image: {'image' if form == 'stream' else 'picture'}, label: {label}}}"
+    report = sift(tmp_path, corpus=corpus, keep="both")
+    assert report["read"] == 30 and report["kept"] == len(bright(30))
+    assert report["per_class"] == {name: report["per_class"][name] for name in ("dark", "light")}
+    new = load_dataset(str(tmp_path / "run" / "dataset"), split="train")
+    assert new.features["label"].names == ["dark", "light"]
+    assert all(row["label"] == int(np.asarray(row["image"]).mean() > 127) for row in new)
+    if form != "stream":
+        assert [corpora.values(30)[n] for n in new["n"]] == bright(30)

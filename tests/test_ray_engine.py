@@ -21,7 +21,7 @@ def test_a_node_dies_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     from tests.conftest import ROOT
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("RAY_DISABLE_IMPORT_WARNING", "1")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")  # what else this machine runs must not end the test's workers
     monkeypatch.chdir(ROOT)
     corpus = f"{{dataset: {corpora.parquet(tmp_path / 'c' / '0.parquet', 120, group=10)}, image: photo}}"
     log = tmp_path / "log"
@@ -32,21 +32,19 @@ def test_a_node_dies_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         second = cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False)
         nodes = len([node for node in ray.nodes() if node["Alive"]])
-        out = tmp_path / "run"
+        out, done = tmp_path / "run", list[int]()
 
         def kill() -> None:
             while len(list(out.glob("marks/*.json"))) < 2:
                 time.sleep(0.05)
             cluster.remove_node(second, allow_graceful=False)
+            done.append(len(list(out.glob("marks/*.json"))))
 
         killer = threading.Thread(target=kill, daemon=True)  # a run that fails must not wait for marks that never come
         killer.start()
         report = ray_engine.run(recipe, out, device="cpu")
         killer.join()
-        deadline = time.monotonic() + 60
-        while len([node for node in ray.nodes() if node["Alive"]]) > 1 and time.monotonic() < deadline:
-            time.sleep(0.2)  # the head hears of a death by missing its heartbeats
-        assert nodes == 2 and len([node for node in ray.nodes() if node["Alive"]]) == 1
+        assert nodes == 2 and not second.any_processes_alive() and 2 <= done[0] < 12  # it died between the first shard and the last
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -50,9 +50,11 @@ class Hub(Columns):
             if names is not None or format == "webdataset":
                 write_names(catalogue, names)
             return
-        count = self._call("load_dataset", split=self.split, streaming=True).num_shards
+        data = self._call("load_dataset", split=self.split, streaming=True)
+        count = data.num_shards
+        count = -(-count // rows) if format == "imagefolder" else count  # there a file is a row
         write_json(catalogue / "hub.json", {"format": "stream", "shards": count})
-        write_names(catalogue, names)
+        write_names(catalogue, names or self.class_names or _class_names(data.features, self.label))
         revision = getattr(builder, "hash", "")
         for number in range(count):
             yield Cut(f"{number:06d}", f"{self.split}-{number:05d}", 0, -1), f"{revision} {number}"
