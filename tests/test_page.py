@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from factory import build, plan, recipe, reselect
+from factory import build, filter_recipe, filtering, plan, recipe, reselect
 from factory.errors import UserError
 from factory.page import charts, facts, pictures, render, scores
+from tests import corpora
 
 RECIPE = """
 name: birds
@@ -293,11 +294,63 @@ def test_sliders_decide_like_select(run: Path, tmp_path: Path) -> None:
     assert all(count != counts[0] for count in counts[1:]), "each move changes the count, or this test shows nothing"
 
 
+@pytest.fixture
+def filtered(tmp_path: Path) -> Path:
+    """A filtered corpus with rows that cannot be read, rows without a score, and a cascade that has not seen all."""
+    corpora.folder(tmp_path / "corpus", 50)
+    for name, data in corpora.hostile().items():
+        (tmp_path / "corpus" / "dark" / name).write_bytes(data)
+    filters = (
+        "[undecodable, {kind: tests.corpora.Brightness, min: 40, nan_above: 240}, "
+        "{kind: tests.corpora.Brightness, keep_top: 60%, nan_above: 230, after: 1}]"
+    )
+    path = corpora.recipe(
+        tmp_path / "filter.yaml", corpus=f"{{dataset: {tmp_path / 'corpus'}, label: folder, caption: .txt}}", filters=filters
+    )
+    filtering.run(filter_recipe.load(path, environ={}), tmp_path / "filtered", "cpu")
+    return tmp_path / "filtered"
+
+
+def test_a_filtered_corpus_has_its_page(filtered: Path) -> None:
+    render.write(filtered, filtered / "report.html")
+    page = Page((filtered / "report.html").read_text(encoding="utf-8"))
+    report = facts.read(filtered).report
+    assert f"{report['kept'] / report['read']:.0%} kept" in page.texts["verdict"] and "factory evaluate" not in page.texts["verdict"]
+    assert "read" in page.texts["classes"] and "wanted" not in page.texts["classes"] and "families" not in page.texts
+    assert sum("data-row" in own for own in page.all("figure")) > 20, "pictures come from the corpus where it stands"
+    shutil.rmtree(filtered.parent / "corpus")
+    render.write(filtered, filtered / "report.html")
+    page = Page((filtered / "report.html").read_text(encoding="utf-8"))
+    assert "could not be read" in page.texts["selection"] or not [own for own in page.all("img")]
+
+
+def test_sliders_decide_like_select_on_a_corpus(filtered: Path) -> None:
+    render.write(filtered, filtered / "report.html")
+    moves: list[list[tuple[int, str, float, str]]] = [
+        [],
+        [(1, "low", 120, "filters[1].min=120")],
+        [(1, "low", 10, "filters[1].min=10")],  # rows that the cascade has not scored
+        [(2, "top", 20, "filters[2].keep_top=20%")],
+    ]
+    seen = drive(filtered / "report.html", [[(*move[:3], "number") for move in moved] for moved in moves])
+    slugs = json.loads(Page((filtered / "report.html").read_text(encoding="utf-8")).texts["scores"])["slugs"]
+    counts = []
+    for moved, step in zip(moves, seen, strict=True):
+        result = reselect.run(filtered, None, [setting for *_, setting in moved], export=False)
+        assert step["kept"] == str(result["kept"]) and step["classes"] == [str(n) for n in result["per_class"].values()], moved
+        told = {slugs[int(code)]: int(n) for code, n in step["reasons"].items() if int(n)}
+        assert told == {slug: n for slug, n in result["refused"].items() if n}, moved
+        counts.append(result["kept"])
+    assert counts[0] != counts[1] and counts[0] != counts[3]
+    assert any(slug.startswith("unscored") for slug in slugs) and any(slug.endswith("no_score") for slug in slugs)
+
+
 def test_dragging_a_handle_and_narrow_and_dark_screens(evaluated: Path) -> None:
     render.write(evaluated, evaluated / "report.html")
-    drag = [[(1, "low", 0.5, "range")], [(1, "low", 0.0, "range")]]
-    light, whole = drive(evaluated / "report.html", drag, "--blink-settings=preferredColorScheme=1", "--window-size=1280,900")
+    drag = [[(1, "low", 0.5, "range")], [(1, "low", 0.0, "range")], [(2, "top", 30, "range")]]
+    light, whole, best = drive(evaluated / "report.html", drag, "--blink-settings=preferredColorScheme=1", "--window-size=1280,900")
     assert int(light["kept"]) < int(whole["kept"]) and "between=[0.5, 0.62]" in light["command"]
+    assert int(best["kept"]) < int(whole["kept"]) and "keep_top=30%" in best["command"]
     dark = drive(evaluated / "report.html", [[]], "--blink-settings=preferredColorScheme=0", "--window-size=1280,900")[0]
     assert light["dark"] != dark["dark"] and light["wide"] <= 1280
     page, outer = (evaluated / "report.html").read_text(encoding="utf-8"), evaluated / "phone.html"

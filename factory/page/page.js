@@ -7,11 +7,13 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const one = (selector, root = document) => root.querySelector(selector);
 
-  const labels = unpack(data.labels), ordinals = unpack(data.ordinals), n = data.rows;
+  const labels = unpack(data.labels), n = data.rows;
+  const ordinals = data.ordinals && unpack(data.ordinals), faults = data.faults && unpack(data.faults);
   const sampled = n < data.total;
   const weight = data.classes.map((c) => (c.here ? c.all / c.here : 0));
   const rules = data.rules.map((rule) => {
     const own = { ...rule, state: start(rule), column: unpack(rule.kind === "scored" ? rule.score : rule.nearest) };
+    if (rule.seen) own.seen = unpack(rule.seen);
     if (rule.kind === "fixed") own.refused = unpack(rule.refused);
     if (rule.kind === "pairs") {
       own.other = unpack(rule.others);
@@ -43,13 +45,16 @@
   const bound = (rule, value) => (rule.kind === "scored" && rule.score.type === "f8" ? value : Math.fround(value));
 
   function decide() {
-    const reason = new Uint8Array(n);
+    const reason = faults ? Uint8Array.from(faults) : new Uint8Array(n);
     let about = sampled;
     rules.forEach((rule, r) => {
+      if (rule.seen) for (let i = 0; i < n; i++) if (!reason[i] && !rule.seen[i]) reason[i] = rule.unseen;
+      if (rule.unanswered && rule.kind === "scored") for (let i = 0; i < n; i++) if (!reason[i] && Number.isNaN(rule.column[i])) reason[i] = rule.unanswered;
       if (rule.kind === "scored") refuseByScore(rule, r + 1, reason);
       else if (rule.kind === "pairs") about = refuseCopies(rule, r + 1, reason) || about;
       else for (let i = 0; i < n; i++) if (!reason[i] && rule.refused[i]) reason[i] = r + 1;
     });
+    if (!ordinals) return { reason, about };
     const quota = data.classes.map((c) => (sampled && c.all ? Math.round((c.quota * c.here) / c.all) : c.quota));
     refuseBeyond(reason, QUOTA, (i) => labels[i], (size, group) => quota[group], (a, b) => ordinals[a] - ordinals[b] || a - b);
     return { reason, about };
@@ -103,13 +108,14 @@
   // ---- showing
 
   const number = (value) => Math.round(value).toLocaleString("en-US");
+  const short = (value) => (Math.abs(value) < 1000 ? value.toPrecision(3) : number(value));
   const plain = (value) => String(Number(Number(value).toPrecision(6)));
   let active = Math.max(0, rules.findIndex((rule) => rule.kind !== "fixed" && !rule.constant));
 
   function show() {
     const { reason, about } = decide();
     const still = !rules.some(changed);
-    const perClass = data.classes.map(() => 0), perReason = new Array(QUOTA + 1).fill(0);
+    const perClass = data.classes.map(() => 0), perReason = new Array(data.slugs.length).fill(0);
     for (let i = 0; i < n; i++) {
       perReason[reason[i]] += weight[labels[i]];
       if (!reason[i]) perClass[labels[i]] += weight[labels[i]];
@@ -133,7 +139,7 @@
       const i = Number(row.dataset.class), c = data.classes[i];
       one("[data-kept]", row).textContent = number(perClass[i]);
       one(".kept", row).style.width = (100 * perClass[i]) / Number(row.dataset.most) + "%";
-      row.classList.toggle("short", Math.round(perClass[i]) < c.quota);
+      row.classList.toggle("short", c.quota !== null && Math.round(perClass[i]) < c.quota);
     });
     rules.forEach((rule, r) => showRule(rule, r, reason));
     showPictures(reason);
@@ -178,9 +184,9 @@
     if (rule) moved.sort((a, b) => order(rule.column[a.row]) - order(rule.column[b.row]) || a.row - b.row);
     for (const { figure, row } of moved) {
       one(reason[row] ? "[data-pane=refused]" : "[data-pane=kept]").append(figure);
-      const why = reason[row] ? (reason[row] === QUOTA ? "over quota" : rules[reason[row] - 1].name) : "kept";
+      const why = reason[row] ? data.slugs[reason[row]].replaceAll("_", " ") : "kept";
       figure.title = `${figure.dataset.label}: ${why}`;
-      if (rule) one("figcaption", figure).textContent = Number.isFinite(rule.column[row]) ? rule.column[row].toFixed(3) : "–";
+      if (rule) one("figcaption", figure).textContent = Number.isFinite(rule.column[row]) ? short(rule.column[row]) : "–";
     }
     for (const pane of all("[data-pane]")) one(".empty", pane.parentElement).hidden = pane.childElementCount > 0;
     all("[data-sorted]").forEach((note) => (note.textContent = rule ? `by ${rule.name}, low to high` : ""));

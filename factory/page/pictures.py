@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
 from factory import images
 from factory.contracts import Table
 from factory.errors import Undecodable, UserError
+from factory.filter_recipe import FilterRecipe
 from factory.page.facts import Run
+from factory.reading import stored
+from factory.recipe import Recipe
+from factory.records import Cut, Found
 
 SIDE = 128  # pixels; shown at about half of that, so that they are sharp on fine screens
 FAMILIES = 16  # parents with a child
 PARENTS = 3  # shown of one family
 THUMBNAILS = 60  # of kept and of refused rows each
+CORPUS_SHARDS = 6  # of a corpus, which is read where it stands
 SHARDS = 24  # read for pictures, of those there are
 BYTES = 900_000  # of all pictures of rows and parents, before base64 adds a third
 PAIRS, PAIR_SIDE = 12, 280  # memorisation
@@ -62,13 +69,19 @@ def album(run: Run, rows: np.ndarray) -> Album:
     sizes = [run.store.mark(shard)["rows"] for shard in run.shards.names]
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     shards = np.unique(np.linspace(0, len(sizes) - 1, SHARDS).round().astype(int)) if len(sizes) > SHARDS else np.arange(len(sizes))
+    if run.quota is None:  # the corpus may be far away
+        shards = shards[:: max(1, len(shards) // CORPUS_SHARDS)][:CORPUS_SHARDS]
     near = rows[np.isin(np.searchsorted(starts, rows, side="right") - 1, shards)]
     kept, refused = near[run.selection.keep[near]], near[~run.selection.keep[near]]
-    families = _by_turns(kept, run.labels[kept])[:FAMILIES]
+    families = _by_turns(kept, run.labels[kept])[:FAMILIES] if run.quota is not None else kept[:0]
     shown = _by_turns(refused, run.selection.reason[refused])[:THUMBNAILS], _telling(run, kept)[:THUMBNAILS]
-    table, note = _table(run) if len(families) else (None, "")
+    table, note = _table(run.recipe, run) if len(families) and isinstance(run.recipe, Recipe) else (None, "")
     room = _Room(BYTES)
-    records = _records(run, starts, np.unique(np.concatenate([families, *shown])))
+    wanted = np.unique(np.concatenate([families, *shown]))
+    if isinstance(run.recipe, Recipe):
+        records = _records(run, starts, wanted)
+    else:
+        records, note = _found(run, run.recipe, starts, wanted)
     return Album(
         _children(run, families, records, table, room),
         _children(run, shown[1], records, None, room),
@@ -93,10 +106,10 @@ def _telling(run: Run, rows: np.ndarray) -> np.ndarray:
     return np.array(list(dict.fromkeys(row for turn in zip(*orders, strict=True) for row in turn)), np.int64)
 
 
-def _table(run: Run) -> tuple[Table | None, str]:
+def _table(recipe: Recipe, run: Run) -> tuple[Table | None, str]:
     """The real images, or None and why not."""
     try:
-        table = run.recipe.source.open()
+        table = recipe.source.open()
     except UserError as error:
         return None, f"The real images could not be opened, so parents are not shown. {error}"
     if table.fingerprint != run.store.run()["identity"]["source"]["fingerprint"]:
@@ -115,10 +128,38 @@ def _records(run: Run, starts: np.ndarray, rows: np.ndarray) -> dict[int, dict[s
     return found
 
 
+def _found(run: Run, recipe: FilterRecipe, starts: np.ndarray, rows: np.ndarray) -> tuple[dict[int, dict[str, Any]], str]:
+    """The same of a corpus, read where it stands; and why there is nothing, or an empty text."""
+    cuts = {row["name"]: Cut(**row) for row in pq.read_table(run.store.folder / "corpus" / "cuts.parquet").to_pylist()}
+    found: dict[int, dict[str, Any]] = {}
+    place = np.searchsorted(starts, rows, side="right") - 1
+    try:
+        reader = recipe.corpus.open(run.store.folder / "corpus", ())
+        for shard in np.unique(place):
+            own = set((rows[place == shard] - starts[shard]).tolist())
+            for offset, row in enumerate(itertools.islice(reader.read(cuts[run.shards.names[shard]]), max(own) + 1)):
+                if offset in own:
+                    record: dict[str, Any] = {"id": row.id, "image": _bytes(row), "prompt": row.caption, "parent_rows": []}
+                    found[int(starts[shard]) + offset] = record
+    except (UserError, OSError) as error:
+        return found, f"The corpus could not be read, so its pictures are not shown. {error}"
+    return found, ""
+
+
+def _bytes(row: Found) -> bytes:
+    """A row's file; empty, which is no picture, where it has none."""
+    try:
+        return b"" if row.fault else stored(row.image)
+    except Undecodable:
+        return b""
+
+
 def _children(run: Run, rows: np.ndarray, records: dict[int, dict[str, Any]], table: Table | None, room: _Room) -> list[Child]:
     children = []
     for row in rows.tolist():
-        record = records[row]
+        record = records.get(row)
+        if record is None:
+            continue
         picture = room.admit(_decoded(record["image"]))
         if room.full:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import jinja2
 import numpy as np
 
 from factory import __version__, publish
+from factory.contracts import Filter
 from factory.files import write_atomically
 from factory.page import charts, facts, pictures, scores
 from factory.page.facts import Run
+from factory.recipe import Recipe
 
 
 def write(folder: Path, out: Path) -> dict[str, Any]:
@@ -80,6 +83,9 @@ def _write_text(path: Path, text: str) -> None:
 
 def _verdict(run: Run) -> dict[str, Any]:
     """tone: yes, no, unsure or unmeasured.  headline, text: the evaluation's words.  numbers: (what, value)."""
+    if run.quota is None:
+        text = "A corpus that was filtered. Whether images help a classifier is measured on runs of factory build."
+        return {"tone": "unmeasured", "headline": f"{_kept_share(run)} kept", "text": text, "numbers": []}
     verdict = (run.evaluation or {}).get("verdict")
     if not verdict:
         text = "No classifier has been trained with these images yet, so nobody knows whether they help."
@@ -103,27 +109,31 @@ def _after(headline: str, text: str) -> str:
     return rest[:1].upper() + rest[1:]
 
 
+def _kept_share(run: Run) -> str:
+    return f"{run.selection.keep.mean():.0%}" if len(run.labels) else "–"
+
+
 def _tiles(run: Run) -> list[tuple[str, str]]:
     """(what, value): the numbers that come first."""
     made, kept = len(run.labels), int(run.selection.keep.sum())
     seconds = float(run.report.get("worker_seconds") or 0)
-    lines = [("images kept", f"{kept:,}"), ("generated", f"{made:,}"), ("yield", f"{kept / made:.0%}" if made else "–")]
-    lines += [("classes", f"{len(run.quota):,}"), ("worker time", duration(seconds))]
+    lines = [("images kept", f"{kept:,}"), (run.verb, f"{made:,}"), ("yield", _kept_share(run))]
+    lines += [("classes", f"{len(run.classes):,}"), ("worker time", duration(seconds))]
     return lines + ([("images per second", charts.short(made / seconds))] if seconds else [])
 
 
 def _balance(run: Run, accuracy: list[tuple[str, str]]) -> list[dict[str, Any]]:
     """For each class: real images it could be conditioned on, wanted, generated, kept, and (accuracy without, with) where measured."""
-    real = run.store.run()["identity"]["source"]["real"]
+    real = run.store.run()["identity"].get("source", {}).get("real", []) if run.quota is not None else []
     lines = []
-    for i, (c, wanted) in enumerate(sorted(run.quota.items())):
+    for i, c in enumerate(run.classes):
         own = run.labels == c
         lines.append(
             {
                 "name": run.class_name(c),
                 "real": real[c] if 0 <= c < len(real) else None,
-                "wanted": wanted,
-                "generated": int(own.sum()),
+                "goal": (run.quota or {}).get(c, 0),
+                "made": int(own.sum()),
                 "kept": int((own & run.selection.keep).sum()),
                 "accuracy": accuracy[i] if i < len(accuracy) else ("", ""),
             }
@@ -144,18 +154,35 @@ def _prompts(section: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _made_by(run: Run) -> list[tuple[str, str]]:
     """(what, value): source, generators, condition, prompts; folders by their last part only."""
-    source = run.recipe.source
-    lines = [("source", publish.public_name(str(getattr(source, "dataset", source.kind))))]
-    for generator, name in zip(run.recipe.generator, publish.generator_names(run.recipe), strict=True):
-        settings = [f"{key} {getattr(generator, key)}" for key in ("steps", "guidance") if getattr(generator, key, None) is not None]
-        lines.append(("generator", ", ".join([name, *settings])))
-    lines.append(("condition", run.recipe.condition.kind))
-    text = getattr(run.recipe.prompts, "text", None)
-    lines.append(("prompts", f"{run.recipe.prompts.kind}: {text}" if text else run.recipe.prompts.kind))
-    lines += [(f"sweep {name}", ", ".join(f"{value:g}" for value in values)) for name, values in run.recipe.sweep.items()]
+    recipe = run.recipe
+    if isinstance(recipe, Recipe):
+        lines = _generated_by(recipe)
+    else:
+        lines = [("corpus", publish.public_name(str(getattr(recipe.corpus, "dataset", recipe.corpus.kind))))]
+    lines += [(name, _rule_text(f)) for name, f in recipe.named_filters()]
     lines += [("plan", str(run.report.get("plan", "")))]
     lines += [(package, version) for package, version in (run.report.get("versions") or {}).items()]
     return lines
+
+
+def _generated_by(recipe: Recipe) -> list[tuple[str, str]]:
+    lines = [("source", publish.public_name(str(getattr(recipe.source, "dataset", recipe.source.kind))))]
+    for generator, name in zip(recipe.generator, publish.generator_names(recipe), strict=True):
+        settings = [f"{key} {getattr(generator, key)}" for key in ("steps", "guidance") if getattr(generator, key, None) is not None]
+        lines.append(("generator", ", ".join([name, *settings])))
+    lines.append(("condition", recipe.condition.kind))
+    text = getattr(recipe.prompts, "text", None)
+    lines.append(("prompts", f"{recipe.prompts.kind}: {text}" if text else recipe.prompts.kind))
+    return lines + [(f"sweep {name}", ", ".join(f"{value:g}" for value in values)) for name, values in recipe.sweep.items()]
+
+
+def _rule_text(f: Filter) -> str:
+    """What a filter keeps, in words."""
+    low, high = f.bounds()
+    words = [f"from {low:g}"] if low > -math.inf else []
+    words += [f"to {high:g}"] if high < math.inf else []
+    words += [f"the best {f.keep_top}" + (" of each class" if f.per == "class" else "")] if f.keep_top is not None else []
+    return " ".join(words) or "all, scored only"
 
 
 def _cost(run: Run) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from factory import seeds
 from factory.contracts import Filter
 from factory.neighbours import earlier_neighbours
 from factory.page.facts import Run
-from factory.select import Rule
+from factory.select import KEPT, OVER_QUOTA, Rule
 
 MOST_ROWS = 50_000
 MOST_BYTES = 800_000  # of score columns, before base64 adds a third
@@ -31,34 +31,52 @@ def sample(run: Run) -> np.ndarray:
 def payload(run: Run, rows: np.ndarray, command: str) -> dict[str, Any]:
     """What the page's script decides from, as JSON values.
 
-    rows: from `sample`.  command: what decides again, before its --set.  Where these are not all rows, near-duplicates keep the decision that was made over all of them, and the script
-    scales counts by class.
+    rows: from `sample`.  command: what decides again, before its --set.  Where these are not all rows, near-duplicates keep the decision
+    that was made over all of them, and the script scales counts by class.
     """
     whole = len(rows) == len(run.labels)
-    labels = run.labels[rows]
-    classes = sorted(run.quota)
+    labels, classes, slugs = run.labels[rows], run.classes, reasons(run)
     kept = run.labels[run.selection.keep]
     sizes = {c: tuple(int((own == c).sum()) for own in (run.labels, labels, kept)) for c in classes}
-    return {
+    told = {KEPT: int(run.selection.keep.sum()), **run.selection.refused()}
+    found: dict[str, Any] = {
         "command": command,
         "rows": len(rows),
         "total": len(run.labels),
         "labels": _packed((labels - min(classes)).astype(np.uint16)),
         "classes": [
-            {"name": run.class_name(c), "quota": run.quota[c], "all": sizes[c][0], "here": sizes[c][1], "kept": sizes[c][2]} for c in classes
+            {"name": run.class_name(c), "quota": (run.quota or {}).get(c), "all": sizes[c][0], "here": sizes[c][1], "kept": sizes[c][2]}
+            for c in classes
         ],
-        "reasons": [int(n) for n in np.bincount(run.selection.reason, minlength=len(run.selection.reasons))],
-        "ordinals": _packed(run.ordinals[rows].astype(np.uint32)),
-        "rules": [
-            rule_data(rule, f, i, run, rows, whole) for i, (rule, (_, f)) in enumerate(zip(run.rules, run.filters, strict=True))
-        ],
-    }  # fmt: skip
+        "slugs": slugs,
+        "reasons": [told.get(slug, 0) for slug in slugs],
+        "rules": [rule_data(rule, f, i, run, rows, whole) for i, (rule, (_, f)) in enumerate(zip(run.rules, run.filters, strict=True))],
+    }
+    if run.quota is not None:
+        found["ordinals"] = _packed(run.ordinals[rows].astype(np.uint32))
+    if run.faults is not None:
+        codes = np.array([0, *(slugs.index(slug) for slug in run.faults[1])], np.uint8)
+        found["faults"] = _packed(codes[run.faults[0][rows]])
+    return found
+
+
+def reasons(run: Run) -> list[str]:
+    """Slugs by the script's codes: 0 kept, 1 to R the rules in order, R + 1 over quota, then whatever else can refuse a row."""
+    known = [KEPT, *(rule.reason for rule in run.rules), OVER_QUOTA, *(run.faults[1] if run.faults else ())]
+    for rule in run.rules:
+        known += [f"unscored_{rule.reason}"] if rule.scored is not None else []
+        known += [rule.unanswered] if rule.unanswered is not None else []
+    return list(dict.fromkeys(known))
 
 
 def rule_data(rule: Rule, f: Filter, index: int, run: Run, rows: np.ndarray, whole: bool) -> dict[str, Any]:
     """One rule: its columns, its bounds (null where there is none), which keys of the recipe set them, and the range of its slider."""
     kept = run.selection.keep[rows]
     data: dict[str, Any] = {"name": rule.reason, "index": index, "low": _finite(rule.low), "high": _finite(rule.high), "keys": _keys(f)}
+    if rule.scored is not None:
+        data |= {"seen": _packed(rule.scored[rows].astype(np.uint8)), "unseen": reasons(run).index(f"unscored_{rule.reason}")}
+    if rule.unanswered is not None:
+        data["unanswered"] = reasons(run).index(rule.unanswered)
     if rule.score is None:
         return {**data, **_pairs(rule, f, run, rows, whole)}
     score = rule.score[rows]
@@ -80,7 +98,14 @@ def _pairs(rule: Rule, f: Filter, run: Run, rows: np.ndarray, whole: bool) -> di
     if len(found) > MOST_PAIRS:  # the first value that does not fit: no pair of just this value is carried
         floor = float(found[MOST_PAIRS])
     span = (min(floor, rule.high), 1.0)
-    data = {"from": span[0], "to": 1.0, "step": 0.001, "constant": False, "missing": 0, "ends": _ends(f, *span)}
+    data = {
+        "from": span[0],
+        "to": 1.0,
+        "step": 0.001,
+        "constant": False,
+        "missing": 0,
+        "ends": _ends(f, *span) if getattr(f, "max", None) is not None else [],
+    }
     data["histogram"] = histogram(shown, run.selection.keep[rows], *span)
     data["nearest"] = _packed(shown.astype(np.float32))
     if not whole or floor > rule.high:

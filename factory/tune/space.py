@@ -86,8 +86,8 @@ def _allows(recipe: Recipe, name: str, value: Any) -> bool:
 def _selection(f: Filter, path: str) -> list[Knob]:
     if f.whole:
         floor, high = getattr(f, "floor", 0.0), f.bounds()[1]
-        values = tuple(sorted({high, *(v for v in SIMILAR if v >= floor)}))
-        return [Knob(f"{path}.max", values, high)] if math.isfinite(high) else []
+        values = tuple(sorted({high, *(v for v in SIMILAR if v > floor)}))
+        return [Knob(f"{path}.max", values, high)] if getattr(f, "max", None) is not None else []
     if f.kind == "undecodable":
         return []
     found = []
