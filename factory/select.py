@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,11 @@ class Selection:
         """Rows refused, by reason, every reason named."""
         counts = np.bincount(self.reason, minlength=len(self.reasons))
         return {slug: int(n) for slug, n in zip(self.reasons[1:], counts[1:], strict=True)}
+
+
+def digest(keep: np.ndarray) -> str:
+    """Names a selection: 16 hex digits of which rows of a run were kept, bool [N]."""
+    return hashlib.sha256(len(keep).to_bytes(8, "little") + np.packbits(np.asarray(keep, bool)).tobytes()).hexdigest()[:16]
 
 
 def decide(

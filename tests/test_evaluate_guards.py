@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from factory.errors import UserError
-from factory.evaluate import cards, copies, fidelity, guards, likeness, verdict
+from factory.evaluate import cards, copies, fidelity, guards, likeness, memorisation, verdict
 from factory.evaluate.sets import ImageSet
 from tests.conftest import ROOT, Wordless
 
@@ -67,6 +67,28 @@ def test_spacing_of_the_reference_leaves_its_own_row_out() -> None:
     found = copies.nearest(space(pictures(5, 3)), space(real))
     assert np.isfinite(found.ratio).all() and found.ratio.min() > 0.5
     assert copies.nearest(space(real[5:6]), space(real)).ratio[0] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_near_copy_of_a_duplicated_training_image_is_found() -> None:
+    real = pictures(20, 0)
+    real[1] = real[0]
+    found = copies.nearest(space(jpeg(real[0], 60)[None]), space(real))
+    assert found.row[0] in (0, 1) and found.ratio[0] < 0.4
+
+
+def test_test_images_among_the_training_images_do_not_excuse_copies(tmp_path: Path) -> None:
+    def images(small: np.ndarray) -> ImageSet:
+        names = [str(i) for i in range(len(small))]
+        features = np.random.default_rng(len(small)).normal(size=(len(small), 64))
+        return ImageSet(names, names, guards.digests(small), np.zeros(len(small), int), small, features, None, lambda i: small[i])
+
+    real, unseen = pictures(40, 0), pictures(5, 1)
+    made = images(np.stack([jpeg(x, 60) for x in real[:6]]))
+    mixed = images(np.concatenate([real[:25], unseen]))
+    found = memorisation.measure(made, images(real), mixed, "eye", 0.4, 0, tmp_path)
+    assert not found["gate"]["passed"] and "6 of 6" in found["gate"]["text"]
+    with pytest.raises(UserError, match="--test: all of its images are among those of --real"):
+        memorisation.measure(made, images(real), images(real[:25]), "eye", 0.4, 0, tmp_path)
 
 
 def test_checks_name_ids_and_are_raised_together() -> None:
@@ -148,6 +170,20 @@ def test_validation_chooses_and_the_test_can_only_take_back() -> None:
     assert verdict.verdict(rows({2: GOOD[:1]}, {2: GOOD[:1]}), "small_network")["use"] is None  # one seed
     alone = [row for row in rows({2: GOOD}, {2: GOOD}) if row["arm"] != "real_synthetic"]
     assert verdict.verdict(alone, "small_network")["use"] is None
+
+
+def test_plain_real_images_that_do_as_well_forbid_a_use() -> None:
+    stored = rows({2: GOOD}, {2: GOOD})
+    for row in stored:
+        if row["arm"] == "real":
+            row["validation"] = [value + 0.07 for value in row["validation"]]
+    found = verdict.verdict(stored, "small_network")
+    assert found["use"] is False and found["text"].startswith("Do not use it: on validation images, real images without augmentation")
+
+
+def test_one_seed_has_no_interval() -> None:
+    stored = rows({2: GOOD[:1]}, {2: GOOD[:1]})
+    assert {row["ci95"] for row in verdict.sweep(stored)} == {None}
 
 
 def test_gains_of_several_points_are_averaged_for_each_seed() -> None:

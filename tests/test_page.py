@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from factory import build, filter_recipe, filtering, plan, recipe, reselect
+from factory import build, filter_recipe, filtering, plan, recipe, reselect, select
 from factory.errors import UserError
 from factory.page import charts, facts, pictures, render, scores
 from tests import corpora
@@ -78,6 +78,7 @@ def evaluation() -> dict[str, Any]:
             "metric": "balanced_accuracy",
             "classifier": "small_network",
             "seeds": 5,
+            "protocol": {"classes": ["heron <i>& co", "finch"]},
             "rows": [
                 {**row, "arm": "real", "ratio": 0, "accuracy_mean": 0.60},
                 {**row, "arm": "real_strong", "ratio": 0, "accuracy_mean": 0.641},
@@ -180,7 +181,21 @@ def test_percent_or_share() -> None:
     assert charts.accuracy(in_percent)[0]["y_ticks"] == chart["y_ticks"]
     points = next(s["points"] for s in chart["series"] if s["arm"] == "real_synthetic")
     assert [p["text"] for p in points] == ["62.0 ± 1.0", "61.0 ± 1.0"] and points[0]["y"] < points[1]["y"] < points[1]["bottom"]
-    assert charts.per_class(utility)[1] == ("70.0", "70.0"), "the best ratio is compared, here 1"
+    assert charts.per_class(utility)["finch"] == ("70.0", "70.0"), "the best ratio is compared, here 1"
+
+
+def test_accuracies_stand_beside_their_own_class_whatever_the_order(evaluated: Path) -> None:
+    lines = render._balance(facts.read(evaluated), charts.per_class(evaluation()["utility"]))
+    assert {line["name"]: line["accuracy"][1] for line in lines} == {"finch": "70.0", "heron <i>& co": "50.0"}
+
+
+def test_an_evaluation_of_another_selection_is_out_of_date(evaluated: Path) -> None:
+    for named, headline in ((select.digest(np.ones(3, bool)), "Out of date"), (None, "Do not use it")):
+        stored = {**evaluation(), **({"selection": named} if named else {})}
+        (evaluated / "evaluation.json").write_text(json.dumps(stored), encoding="utf-8")
+        found = render._verdict(facts.read(evaluated))
+        assert found["headline"] == headline and "hurts by <2.1>" in found["text"]
+        assert (found["tone"] == "unsure") is bool(named)
 
 
 def test_a_large_run_is_sampled_and_stays_small(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,17 @@ which features of small images do not bear. A copy in either is a copy.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 THUMBNAIL = 8  # pixels a side
+SAME = 2e-3  # up to this distance two images are one: what is left of zero in sums of 32-bit floats
+TYPICAL = 500  # reference images that tell the typical spacing
 SHIFT = 1 / 28  # of a side
-_LEAST = 0.1  # of the median spacing: a duplicate within the real images must not make its neighbours infinitely far from copies
+_LEAST = 0.1  # of the typical spacing: a duplicate within the real images must not make its neighbours infinitely far from copies
 
 
 class Nearest(NamedTuple):
@@ -33,6 +37,10 @@ class Space(NamedTuple):
     units: np.ndarray
     thumbs: np.ndarray
     views: np.ndarray
+
+    def take(self, rows: Sequence[int]) -> Space:
+        """Some of the images."""
+        return Space(self.units[rows], self.thumbs[rows], self.views[:, rows])
 
 
 def space(features: np.ndarray, small: np.ndarray) -> Space:
@@ -82,13 +90,18 @@ def _spaces(
 def _in_one(queries: np.ndarray, reference: np.ndarray, among: np.ndarray | None, own: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     row, distance = _search(queries, reference)
     needed, place = np.unique(row, return_inverse=True)
+    spaced: Callable[[np.ndarray], np.ndarray]
     if among is None:
         assert own is not None
-        spacing = _spacing(own[:, needed], reference, needed)
+        spaced = partial(_spacing, own, reference)
     else:  # views of the others are compared with the reference as it is, just as the queries are
         flat = among.reshape(-1, among.shape[-1])
-        spacing = _search(reference[None, needed], flat)[1]
-    spacing = np.maximum(spacing, _LEAST * np.median(spacing) + 1e-6)
+        spaced = lambda rows: _search(reference[None, rows], flat)[1]  # noqa: E731
+    # What is typical is told by rows of all the reference: those that queries are near to may all be duplicates, the first to be memorised.
+    typical = spaced(np.unique(np.linspace(0, len(reference) - 1, TYPICAL).round().astype(np.int64)))
+    usual = float(np.median(typical[typical > SAME])) if (typical > SAME).any() else SAME
+    spacing = spaced(needed)
+    spacing = np.where(spacing > SAME, np.maximum(spacing, _LEAST * usual), usual)  # a duplicate tells nothing of how far others are
     return row, distance / spacing[place]
 
 
@@ -105,7 +118,7 @@ def _search(queries: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _spacing(own: np.ndarray, reference: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The distance of these reference rows, seen in views [V, N, D], to the nearest other one."""
+    """The distance of these reference rows, which are all seen in views [V, M, D], to the nearest other one."""
     import faiss
 
     if len(reference) < 2:
@@ -113,7 +126,7 @@ def _spacing(own: np.ndarray, reference: np.ndarray, rows: np.ndarray) -> np.nda
     index = faiss.IndexFlatL2(reference.shape[1])
     index.add(np.ascontiguousarray(reference, np.float32))
     best = np.full(len(rows), np.inf)
-    for view in own:
+    for view in own[:, rows]:
         squared, found = index.search(np.ascontiguousarray(view, np.float32), 2)
         other = np.where(found == rows[:, None], np.inf, squared).min(1)
         best = np.minimum(best, other)

@@ -42,18 +42,35 @@ def make(evidence: Evidence) -> Draws:
     """Every draw of the protocol. Raises UserError where there are too few real images."""
     if not evidence.class_names:
         raise UserError("--real has no labels, and utility is measured by classifying; say --only fidelity --only memorisation")
+    if not len(evidence.tested):
+        raise UserError(
+            f"--test: no image has a class that --real knows (it has {_names(evidence.test_table.class_names)}, and --real "
+            f"{_names(evidence.class_names)}), and utility is measured by classifying; bring the names together, "
+            "or say --only fidelity --only memorisation"
+        )
     validation = _validation(evidence)
-    own = np.setdiff1d(evidence.own[evidence.real.labels[evidence.own] >= 0], validation)
-    others = np.setdiff1d(_unseen(evidence), np.concatenate([own, validation]))
+    held = _twins(evidence, validation)
+    own = np.setdiff1d(evidence.own[evidence.real.labels[evidence.own] >= 0], held)
+    others = np.setdiff1d(_unseen(evidence), np.concatenate([own, held]))
     draws: list[Draw] = []
     checks: list[Check] = []
     for seed in range(evidence.settings.seeds):
         for rows in _drawn(evidence, own, others, seed):
-            inside, check = _children(evidence, rows, validation, seed)
+            inside, check = _children(evidence, rows, held, seed)
             checks.append(check)
-            counts = np.bincount(evidence.real.labels[rows], minlength=len(evidence.class_names))
+            counts = np.unique(evidence.real.labels[rows], return_counts=True)[1]  # a class that has no image at all does not count
             draws.append(Draw(seed, int(counts[0]) if (counts == counts[0]).all() else None, rows, inside))
     return Draws(validation, draws, _merged(checks))
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[: guards.NAMED]) + ("…" if len(names) > guards.NAMED else "") if names else "no classes"
+
+
+def _twins(evidence: Evidence, validation: np.ndarray) -> np.ndarray:
+    """Rows of Evidence.real with the pixels of a validation image, these included: a set may hold an image twice."""
+    held = {evidence.real.pixels[row] for row in validation.tolist()}
+    return np.array([row for row, pixels in enumerate(evidence.real.pixels) if pixels in held], np.int64)
 
 
 def _merged(checks: Sequence[Check]) -> list[Check]:
@@ -118,9 +135,9 @@ def _drawn(evidence: Evidence, own: np.ndarray, others: np.ndarray, seed: int) -
     return [np.sort(np.concatenate([rows[:n] for rows, n in zip(order, counts, strict=True)]))]
 
 
-def _children(evidence: Evidence, rows: np.ndarray, validation: np.ndarray, seed: int) -> tuple[np.ndarray, Check]:
-    """(synthetic images whose parents are all drawn, the guard). Children of validation images are always left out."""
-    drawn, held = frozenset(rows.tolist()), frozenset(validation.tolist())
+def _children(evidence: Evidence, rows: np.ndarray, withheld: np.ndarray, seed: int) -> tuple[np.ndarray, Check]:
+    """(synthetic images whose parents are all drawn, the guard). Children of withheld (validation) images are always left out."""
+    drawn, held = frozenset(rows.tolist()), frozenset(withheld.tolist())
     labelled = evidence.made.images.labels >= 0
     inside = np.array([place for place, own in enumerate(evidence.parents) if own <= drawn and labelled[place]], np.int64)
     strays = [place for place, own in enumerate(evidence.parents) if not own <= drawn and not own & held]

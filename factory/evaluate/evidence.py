@@ -47,6 +47,11 @@ class Evidence:
     test_name: str
 
     @cached_property
+    def tested(self) -> np.ndarray:
+        """Rows of test with a class."""
+        return np.flatnonzero(self.test.labels >= 0)
+
+    @cached_property
     def parents(self) -> list[frozenset[int]]:
         """For each synthetic image the rows of real that are its parents; -1 for one that is not there."""
         return [frozenset(self.keys.get(key, -1) for key in own) for own in self.made.parents]
@@ -54,9 +59,10 @@ class Evidence:
     def checks(self) -> list[Check]:
         """The guards that do not depend on which images are drawn."""
         ours, test = self.made.images, self.test
-        near = copies.nearest(ours.space, test.space, self.real.space)
-        own = [(self.real.ids[row], self.real.pixels[row]) for row in self.own]
         known = dict(zip(test.pixels, test.ids, strict=True))
+        others = [row for row, pixels in enumerate(self.real.pixels) if pixels not in known]  # a test image is at no distance from itself
+        near = copies.nearest(ours.space, test.space, self.real.space.take(others) if others else None)
+        own = [(self.real.ids[row], self.real.pixels[row]) for row in self.own]
         return [
             guards.synthetic_in("test", test.ids, test.pixels, self.test_marked, self.made.generated),
             guards.synthetic_in("validation", self.real.ids, self.real.pixels, self.real_marked, self.made.generated),

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from factory import runtime
+from factory import runtime, select
 from factory.evaluate import draws as drawing
 from factory.evaluate import evidence as gathering
 from factory.evaluate import guards, likeness, memorisation, trials, verdict
@@ -37,7 +37,7 @@ def run(folder: Path, real: str, test: str, settings: Settings, device: str = "a
         if not dry_run:
             text = "Not evaluated: a guard found a leak."
             unknown = {"use": None, "ratio": None, "gain": None, "ci95": None, "text": text}
-            _write(folder, started, {"verdict": unknown, "guards": _guards(checks)})
+            _write(evidence, started, {"verdict": unknown, "guards": _guards(checks)})
         guards.require(checks)
     log.info("guards: all %d passed", len(checks))
     if dry_run:
@@ -54,14 +54,14 @@ def run(folder: Path, real: str, test: str, settings: Settings, device: str = "a
         sections["memorisation"] = memorisation.measure(
             evidence.made.images, evidence.real, evidence.test, evidence.eyes.backbone.name, settings.copy_ratio, settings.pairs, folder
         )
-    return _write(folder, started, {**sections, "guards": _guards(checks)})
+    return _write(evidence, started, {**sections, "guards": _guards(checks)})
 
 
-def _write(folder: Path, started: float, sections: dict[str, Any]) -> dict[str, Any]:
+def _write(evidence: Evidence, started: float, sections: dict[str, Any]) -> dict[str, Any]:
     head = {"version": VERSION, "created": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     head |= {"seconds": round(time.perf_counter() - started, 1), "machine": f"{platform.system()} {platform.machine()}"}
-    result = {**head, **sections}
-    write_json(folder / "evaluation.json", result)
+    result = {**head, "selection": select.digest(evidence.run.keep), **sections}
+    write_json(evidence.run.folder / "evaluation.json", result)
     return result
 
 
@@ -112,7 +112,8 @@ def summary(result: dict[str, Any], folder: Path) -> str:
     for row in result.get("utility", {}).get("rows", []):
         name = row["arm"] + (f" {row['ratio']:g}:1" if row["ratio"] else "")
         labels = f"{row['labels']} labels  " if row["labels"] is not None else ""
-        lines.append(f"utility       {labels}{row['classifier']:<14} {name:<22} {100 * row['accuracy_mean']:.1f} ± {100 * row['ci95']:.1f}")
+        half = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
+        lines.append(f"utility       {labels}{row['classifier']:<14} {name:<22} {100 * row['accuracy_mean']:.1f}{half}")
     if "fidelity" in result:
         row, name = result["fidelity"]["rows"][0], result["fidelity"]["backbone"]
         for key in ("frechet", "kernel", "cmmd", "precision", "recall", "density", "coverage", "vendi"):

@@ -83,7 +83,7 @@ def run(evidence: Evidence, draws: Draws, trials: list[Trial], path: Path) -> li
                 _mean(row["validation"]),
                 *divmod(int(left), 60),
             )
-        rows.append(stored[key])
+        rows.append({**stored[key], **_facts(evidence, trial)})  # the same images may have another ratio in another evaluation
     return rows
 
 
@@ -117,7 +117,7 @@ class _Judges:
     def __init__(self, evidence: Evidence, validation: np.ndarray):
         self.evidence, self.validation = evidence, validation
         self.classes = len(evidence.class_names)
-        self.tested = np.flatnonzero(evidence.test.labels >= 0)
+        self.tested = evidence.tested
         self._views: dict[int, np.ndarray] = {}
         self._strengths: dict[bytes, float] = {}
 
@@ -128,12 +128,15 @@ class _Judges:
         for part, rows in ((evidence.real, trial.draw.real), (evidence.made.images, trial.synthetic), (evidence.real, self.validation)):
             total.update(_digest(part, rows))
         total.update(_digest(evidence.test, self.tested))
+        if evidence.made.soft is not None:
+            total.update(self._targets(trial).tobytes())
         return total.hexdigest()[:24]
 
     def _settings(self, trial: Trial) -> dict[str, Any]:
         own = self.evidence.settings
         if trial.classifier == "linear_probe":
-            return {"backbone": self.evidence.eyes.backbone.identity, "flips": own.flips, "balanced": self._balanced(trial)}
+            views = {"side": self.evidence.eyes.side} if trial.arm == "real_strong" else {}
+            return {"backbone": self.evidence.eyes.backbone.identity, "flips": own.flips, "balanced": self._balanced(trial), **views}
         return {**asdict(self._training(trial)), "side": self.evidence.eyes.side, "threads": own.threads}
 
     def judge(self, trial: Trial) -> dict[str, Any]:

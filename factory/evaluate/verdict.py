@@ -74,7 +74,7 @@ def _summary(rows: Sequence[Row], split: str, labels: int | None, classifier: st
     means = [None if np.isnan(column).all() else float(np.nanmean(column)) for column in per_class.T]
     first = rows[0]
     entry = {"arm": first["arm"], "classifier": classifier, "ratio": first["ratio"], "labels": labels, "seeds": found.size}
-    entry |= {"accuracy_mean": found.mean, "ci95": found.half if found.half is not None else 0.0, "per_class": means}
+    entry |= {"accuracy_mean": found.mean, "ci95": found.half, "per_class": means}
     for name, classes in protocols.shot_groups(np.array(first["counts"])).items():
         members = [means[c] for c in classes if means[c] is not None and first["counts"][c] > 0]
         entry[name] = float(np.mean([value for value in members if value is not None])) if members else None
@@ -86,6 +86,7 @@ def verdict(rows: Sequence[Row], classifier: str) -> Row:
 
     use: True where both the validation images, which chose, and the test images, which are looked at once, show a gain that is told from
     chance; None where only the former do, or where one seed tells nothing of chance; False otherwise. So the test can only take back.
+    Never True where real images without augmentation do as well on validation images: few steps may make strong augmentation a weak rival.
     """
     choices = choose(rows, classifier)
     if not any(row["arm"] == "real_synthetic" and row["classifier"] == classifier for row in rows):
@@ -98,7 +99,11 @@ def verdict(rows: Sequence[Row], classifier: str) -> Row:
     tested = _gain(points, "test", len(choices))
     validated = _gain(points, "validation", len(choices))
     ratios = {choice.ratio for choice, _ in points}
+    plain = _gain(points, "validation", len(choices), "real")
     use = _decide(validated, tested)
+    if use and plain.mean <= 0:
+        text = f"Do not use it: on validation images, real images without augmentation do as well as with synthetic ones ({_points_of(plain)})."
+        return {"use": False, "ratio": 0.0, "gain": tested.mean, "ci95": tested.half, "text": f"{text} {_figure(tested)}."}
     return {
         "use": use,
         "ratio": ratios.pop() if len(ratios) == 1 else None,
@@ -116,15 +121,15 @@ def _decide(validated: Interval, tested: Interval) -> bool | None:
     return True if tested.mean - tested.half > 0 else None
 
 
-def _gain(points: Sequence[tuple[Choice, Sequence[Row]]], split: str, of: int) -> Interval:
+def _gain(points: Sequence[tuple[Choice, Sequence[Row]]], split: str, of: int, over: str = BASELINE) -> Interval:
     """The gain averaged over all points for each seed, and its interval over the seeds; a point where none was chosen gains nothing."""
-    gains = [np.subtract(_scores(own, "real_synthetic", choice.ratio, split), _scores(own, BASELINE, 0.0, split)) for choice, own in points]
+    gains = [np.subtract(_scores(own, "real_synthetic", choice.ratio, split), _scores(own, over, 0.0, split)) for choice, own in points]
     return interval((np.sum(gains, 0) / of).tolist())
 
 
 def _text(use: bool | None, choices: Sequence[Choice], validated: Interval, tested: Interval) -> str:
     ratio = ", ".join(f"{choice.ratio:g}:1" + (f" at {choice.labels} labels a class" if choice.labels else "") for choice in choices)
-    figure = f"{_points_of(tested)} of balanced accuracy on real test images, over real images with strong augmentation"
+    figure = _figure(tested)
     if use:
         return f"Use it: synthetic to real {ratio}. {figure}."
     if use is None and tested.half is None:
@@ -134,6 +139,10 @@ def _text(use: bool | None, choices: Sequence[Choice], validated: Interval, test
     if validated.half is not None and validated.mean - validated.half <= 0:
         return f"Do not use it: on validation images the best ratio ({ratio}) gains {_points_of(validated)}, which is not told from chance. {figure}."
     return f"Do not use it: validation images chose {ratio}, and the test images contradict it. {figure}."
+
+
+def _figure(tested: Interval) -> str:
+    return f"{_points_of(tested)} of balanced accuracy on real test images, over real images with strong augmentation"
 
 
 def _points_of(gain: Interval) -> str:

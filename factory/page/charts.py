@@ -115,18 +115,21 @@ def per_class_names(utility: dict[str, Any]) -> tuple[str, str] | None:
     return None if pair is None else ("without", f"with, {pair[1].get('ratio') or 0:g} : 1")
 
 
-def per_class(utility: dict[str, Any]) -> list[tuple[str, str]]:
-    """For each class the accuracy (without, with) synthetic images in percent; empty where nothing can be compared."""
-    pair = _compared(utility)
-    if pair is None:
-        return []
+def per_class(utility: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Class -> accuracy (without, with) synthetic images in percent; empty where nothing can be compared.
+
+    By name: the classes of the evaluation are those of all real images, which may be more than the run's, or in another order.
+    """
+    pair, names = _compared(utility), utility.get("protocol", {}).get("classes")
+    if pair is None or names is None:
+        return {}
     scale = percent(utility["rows"])
     texts = [["" if value is None else f"{value * scale:.1f}" for value in row["per_class"]] for row in pair]
-    return list(zip(*texts, strict=True))
+    return dict(zip(names, zip(*texts, strict=True), strict=True))
 
 
 FIDELITY = {
-    "frechet": "Fréchet ↓", "kernel": "kernel ↓", "precision": "precision ↑", "recall": "recall ↑", "density": "density ↑",
+    "frechet": "Fréchet ↓", "kernel": "kernel ↓", "cmmd": "CMMD ↓", "precision": "precision ↑", "recall": "recall ↑", "density": "density ↑",
     "coverage": "coverage ↑", "vendi": "Vendi ↑", "clip_score": "CLIP score ↑",
 }  # fmt: skip
 

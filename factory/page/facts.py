@@ -31,6 +31,7 @@ class Run:
     labels: int32 [N] of all rows, -1 unlabelled.  ordinals: int32 [N], the order in which a quota fills.  rules: one for each filter of the
     recipe, in order.  quota: class -> rows kept at most, None without one.  faults: rows that could not be read, see `select.decide`.
     selection: what the recipe's own rules decide.  stored: rows that selection.parquet keeps, which a later `factory select` may have changed.
+    outdated: whether the evaluation measured another selection than the one that is stored now.
     """
 
     store: Store
@@ -46,6 +47,7 @@ class Run:
     faults: tuple[np.ndarray, list[str]] | None
     selection: Selection
     stored: int
+    outdated: bool = False
 
     @property
     def filters(self) -> list[tuple[str, Filter]]:
@@ -90,7 +92,9 @@ def _built(store: Store, report: dict[str, Any], stored: int) -> Run:
     selection = select.decide(labels, rules, quota, ordinals)
     names = list(store.run()["identity"]["source"]["class_names"])
     found = evaluation(store.folder)
-    return Run(store, recipe, report, found, names, shards, labels, ordinals, rules, quota, None, selection, stored)
+    kept = select.digest(pq.read_table(store.folder / "selection.parquet", columns=["keep"])["keep"].to_numpy())
+    outdated = found is not None and found.get("selection", kept) != kept
+    return Run(store, recipe, report, found, names, shards, labels, ordinals, rules, quota, None, selection, stored, outdated)
 
 
 def _filtered(store: Store, report: dict[str, Any], stored: int) -> Run:

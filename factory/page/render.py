@@ -67,7 +67,7 @@ def html(run: Run, rows: np.ndarray, name: str, album: pictures.Album) -> str:
         fidelity=charts.fidelity(evaluation["fidelity"]) if evaluation.get("fidelity") else None,
         pairs=pictures.pairs(run.store.folder, memorisation) if memorisation else [],
         accuracy_names=charts.per_class_names(utility) if utility else None,
-        balance=_balance(run, charts.per_class(utility) if utility else []),
+        balance=_balance(run, charts.per_class(utility) if utility else {}),
         prompts=_prompts(run.report.get("prompts") or {}),
         made_by=_made_by(run),
         cost=_cost(run),
@@ -100,7 +100,11 @@ def _verdict(run: Run) -> dict[str, Any]:
         numbers.append(("gain in points", f"{verdict['gain'] * scale:+.1f}" + (f" ± {half * scale:.1f}" if half is not None else "")))
     if use and verdict.get("ratio") is not None:
         numbers.append(("synthetic : real", f"{verdict['ratio']:g} : 1"))
-    return {"tone": tone, "headline": headline, "text": _after(headline, verdict.get("text") or ""), "numbers": numbers}
+    text = _after(headline, verdict.get("text") or "")
+    if run.outdated:
+        text = f"Another selection was measured than the one that is kept now; run factory evaluate again. It said: {headline}. {text}"
+        return {"tone": "unsure", "headline": "Out of date", "text": text, "numbers": numbers}
+    return {"tone": tone, "headline": headline, "text": text, "numbers": numbers}
 
 
 def _after(headline: str, text: str) -> str:
@@ -122,11 +126,11 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
     return lines + ([("images per second", charts.short(made / seconds))] if seconds else [])
 
 
-def _balance(run: Run, accuracy: list[tuple[str, str]]) -> list[dict[str, Any]]:
+def _balance(run: Run, accuracy: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
     """For each class: real images it could be conditioned on, wanted, generated, kept, and (accuracy without, with) where measured."""
     real = run.store.run()["identity"].get("source", {}).get("real", []) if run.quota is not None else []
     lines = []
-    for i, c in enumerate(run.classes):
+    for c in run.classes:
         own = run.labels == c
         lines.append(
             {
@@ -135,7 +139,7 @@ def _balance(run: Run, accuracy: list[tuple[str, str]]) -> list[dict[str, Any]]:
                 "goal": (run.quota or {}).get(c, 0),
                 "made": int(own.sum()),
                 "kept": int((own & run.selection.keep).sum()),
-                "accuracy": accuracy[i] if i < len(accuracy) else ("", ""),
+                "accuracy": accuracy.get(run.class_name(c), ("", "")),
             }
         )
     return lines

@@ -42,7 +42,7 @@ def _utility(utility: dict[str, Any] | None) -> str:
             number(row.get("ratio")),
             number(row.get("labels")),
             percent(row["accuracy_mean"]),
-            percent(row["ci95"]),
+            "" if row["ci95"] is None else percent(row["ci95"]),
         )
         for row in utility["rows"]
     ]

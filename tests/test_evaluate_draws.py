@@ -1,0 +1,86 @@
+"""Which images a training may see, and when a stored training may stand for another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from factory.errors import UserError
+from factory.evaluate import draws, trials
+from factory.evaluate.draws import Draw, Draws
+from factory.evaluate.settings import Settings
+
+
+def images(labels: list[int], pixels: str | None = None) -> Any:
+    names = [str(i) for i in range(len(labels))]
+    shown = [name.encode() for name in (pixels or "abcdefghijklmnopqrst"[: len(labels)])]
+    return SimpleNamespace(ids=names, pixels=shown, labels=np.array(labels))
+
+
+def evidence(real: Any, own: list[int], parents: list[set[int]], test: Any = None, **settings: Any) -> Any:
+    """What draws and keys look at of an Evidence; each synthetic image has the class of its parents."""
+    tested = test or images([0, 1], "YZ")
+    made = images([int(real.labels[min(rows)]) for rows in parents])
+    return SimpleNamespace(
+        class_names=["finch", "heron", "crane"][: int(real.labels.max()) + 1], real=real, own=np.array(own), test=tested,
+        tested=np.flatnonzero(tested.labels >= 0), test_table=SimpleNamespace(class_names=["wren"]), keys={},
+        made=SimpleNamespace(images=made, soft=None, parents=[[str(row) for row in rows] for rows in parents]),
+        parents=[frozenset(rows) for rows in parents], settings=Settings(seeds=3, **settings),
+        eyes=SimpleNamespace(side=20, backbone=SimpleNamespace(identity="eye")),
+    )  # fmt: skip
+
+
+def test_an_image_that_is_there_twice_is_not_trained_on_where_it_validates() -> None:
+    real = images([0] * 5 + [1] * 5, "aaaaabcdef")  # the first class is one image five times
+    found = draws.make(evidence(real, list(range(10)), [{0}, {1}, {2}, {3}, {4}, *({row} for row in range(5, 10))], validation=1))
+    held = {real.pixels[row] for row in found.validation}
+    for draw in found.draws:
+        assert len(draw.real) and not held & {real.pixels[row] for row in draw.real}
+        assert len(draw.children) == 4  # those of validation images and of their twins are left out
+    assert all(check.passed for check in found.checks)
+
+
+def test_shots_stay_apart_where_a_class_has_images_for_validation_alone() -> None:
+    real = images([0] * 6 + [1] * 6 + [2])
+    own = [0, 1, 2, 6, 7, 8]
+    found = draws.make(evidence(real, own, [{row} for row in own], protocol="few_shot", shots=[1, 3], validation=1, outside="leave_out"))
+    assert [draw.labels for draw in found.draws] == [1, 3] * 3
+
+
+def test_test_images_without_a_known_class_are_refused_before_any_training() -> None:
+    with pytest.raises(UserError, match=r"no image has a class that --real knows \(it has wren, and --real finch, heron"):
+        draws.make(evidence(images([0] * 4 + [1] * 4), [0, 1, 4, 5], [{0}, {4}], images([-1, -1], "YZ"), validation=1))
+
+
+def trial(arm: str, classifier: str = "linear_probe", ratio: float = 0.0) -> trials.Trial:
+    return trials.Trial(arm, classifier, ratio, Draw(0, 2, np.array([0, 1, 4, 5]), np.array([0, 1])), np.array([0, 1]))
+
+
+def test_keys_of_stored_trainings_tell_sizes_and_soft_labels_apart() -> None:
+    own = evidence(images([0] * 4 + [1] * 4), [0, 1, 4, 5], [{0}, {4}])
+
+    def key(arm: str) -> str:
+        return trials._Judges(own, np.array([2, 6])).key(trial(arm))
+
+    before = {arm: key(arm) for arm in trials.ARMS}
+    own.eyes.side = 32
+    assert [arm for arm in trials.ARMS if key(arm) != before[arm]] == ["real_strong"]  # its views are cut from the small images
+    seen = set()
+    for share in (0.6, 0.7):
+        own.made.soft = np.array([[share, 1 - share], [1 - share, share]], np.float32)
+        seen.add(key("synthetic"))
+    assert len(seen) == 2 and before["synthetic"] not in seen
+
+
+def test_a_stored_training_answers_under_the_ratio_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = evidence(images([0] * 4 + [1] * 4), [0, 1, 4, 5], [{0}, {4}])
+    made = []
+    monkeypatch.setattr(trials._Judges, "judge", lambda self, one: made.append(one) or {"validation": [1.0, 1.0], "test": [1.0, 1.0]})
+    for ratio in (0.48, 0.5):
+        found = trials.run(own, Draws(np.array([2, 6]), [], []), [trial("real_synthetic", ratio=ratio)], tmp_path / "trials.jsonl")
+        assert found[0]["ratio"] == ratio
+    assert len(made) == 1
