@@ -1,7 +1,7 @@
 """Large images from a model of small ones: python -m bench.large_image [--json] [--model FOLDER --reference IMAGE] [--images N] [--sizes …]
 
-seam_ratio    mean gradient across the borders of denoising windows and of decoded tiles, over the mean gradient elsewhere, averaged over N images;
-              1 is no seam
+seam_ratio    mean gradient across the borders of denoising windows and of decoded tiles, over the mean gradient at the other borders of latents,
+              averaged over N images; 1 is no seam
 spread        standard deviation of that ratio over the images
 peak_mb_SIZE  peak memory of a process of its own that makes one image of SIZE × SIZE pixels in 2 sampling steps and writes it to disk
 
@@ -50,10 +50,10 @@ def main() -> None:
         emit({"peak_mb": one(given.model, given.one)}, True)
         return
     made = guided(given) if given.model else prompted(given)
-    ratios = [large.seam_ratio(image, borders) for image, borders in made]
+    ratios = [large.seam_ratio(image, borders, lattice) for image, borders, lattice in made]
     if given.keep:
         given.keep.mkdir(parents=True, exist_ok=True)
-        for number, (image, _) in enumerate(made):
+        for number, (image, *_) in enumerate(made):
             images.to_pil(image).save(given.keep / f"{number:02d}.png")
     result: dict[str, Any] = {"seam_ratio": round(statistics.mean(ratios), 4), "spread": round(statistics.pstdev(ratios), 4)}
     result["images"] = len(ratios)
@@ -64,19 +64,19 @@ def main() -> None:
     emit(result, given.json)
 
 
-def guided(given: Any) -> list[tuple[np.ndarray, tuple[list[int], list[int]]]]:
-    """Images that follow real ones, with the borders of their windows and tiles."""
+def guided(given: Any) -> list[tuple[np.ndarray, tuple[list[int], list[int]], int]]:
+    """Images that follow real ones, with the borders of their windows and tiles, and pixels per latent."""
     pipe = _open(given.model)
     made = []
     for number, reference in enumerate(_references(given.reference, given.images)):
         height, width = (side // pipe.factor * pipe.factor for side in reference.shape[:2])
         grid = large.reference_grid(pipe, reference)
         canvas = large.generate(pipe, height, width, torch.Generator().manual_seed(number), grid, num_inference_steps=given.steps)
-        made.append((np.concatenate(list(large.rows(pipe, canvas))), _borders(pipe, canvas, 0.75)))
+        made.append((np.concatenate(list(large.rows(pipe, canvas))), _borders(pipe, canvas, 0.75), large.factor_of(pipe)))
     return made
 
 
-def prompted(given: Any) -> list[tuple[np.ndarray, tuple[list[int], list[int]]]]:
+def prompted(given: Any) -> list[tuple[np.ndarray, tuple[list[int], list[int]], int]]:
     """Images of the embedded text-to-image model."""
     from factory.generators import _load
     from factory.generators.diffusers import Diffusers
@@ -89,7 +89,7 @@ def prompted(given: Any) -> list[tuple[np.ndarray, tuple[list[int], list[int]]]]
     for number in range(given.images):
         source = torch.Generator().manual_seed(number)
         canvas = large.generate(pipe, 112, 112, source, prompt="a photo of a pullover", num_inference_steps=given.steps)
-        made.append((np.concatenate(list(large.rows(pipe, canvas))), _borders(pipe, canvas, 0.75)))
+        made.append((np.concatenate(list(large.rows(pipe, canvas))), _borders(pipe, canvas, 0.75), large.factor_of(pipe)))
     return made
 
 

@@ -131,6 +131,11 @@ def test_seams_are_seen() -> None:
     assert (
         large.seam_ratio(cut, lines) > 5 > large.seam_ratio(smooth + np.random.default_rng(0).integers(0, 9, smooth.shape, np.uint8), lines)
     )
+    blocks = np.random.default_rng(0).integers(90, 110, (32, 32, 1)).repeat(3, 2).repeat(8, 0).repeat(8, 1)  # a lattice of 8, and no seam
+    every: tuple[list[int], list[int]] = ([32, 96, 160], [64, 128, 192])
+    assert large.seam_ratio(blocks, every) > 5 and 0.8 < large.seam_ratio(blocks, every, 8) < 1.2
+    blocks[:, 64:] += 60
+    assert large.seam_ratio(blocks, every, 8) > 1.5
 
 
 @pytest.mark.parametrize("name", ["stable_diffusion", "sdxl", "sd3", "pixart_alpha"])

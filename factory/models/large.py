@@ -218,16 +218,21 @@ def _bands(strips: Iterator[np.ndarray], deep: int) -> Iterator[np.ndarray]:
         yield np.concatenate(held)
 
 
-def seam_ratio(image: np.ndarray, lines: tuple[list[int], list[int]]) -> float:
-    """Mean absolute gradient across the given rows and columns (each a first pixel of a tile), over that across all others; 1 is no seam."""
+def seam_ratio(image: np.ndarray, lines: tuple[list[int], list[int]], lattice: int = 1) -> float:
+    """Mean absolute gradient across the given rows and columns (each a first pixel of a tile), over that across all others; 1 is no seam.
+
+    lattice: only rows and columns at its multiples are compared: pixels per latent, since a decoder has steps of its own between its latents, and
+    photographs stored as JPEG have some between their blocks, with or without a seam.
+    """
     grey = image.astype(np.float32).mean(2)
     at_lines, elsewhere = [], []
     for axis, places in enumerate(lines):
         steps = np.abs(np.diff(grey, axis=axis)).mean(1 - axis)
         border = np.zeros(len(steps), bool)
         border[[place - 1 for place in places if 0 < place <= len(steps)]] = True
-        at_lines.append(steps[border])
-        elsewhere.append(steps[~border])
+        compared = np.arange(1, len(steps) + 1) % lattice == 0
+        at_lines.append(steps[border & compared])
+        elsewhere.append(steps[~border & compared])
     return float(np.concatenate(at_lines).mean() / np.concatenate(elsewhere).mean())
 
 
