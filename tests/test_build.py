@@ -309,7 +309,8 @@ def test_killed_runs_resume_to_the_same_bytes(write_recipe: Callable[..., Path],
 
 def test_an_interrupt_says_how_to_go_on(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     path = write_recipe(generator="{kind: tests.paint.Paint, batch: 2, seconds: 0.2}")
-    process = subprocess.Popen(command(path, tmp_path / "run"), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - tests that run in the background of a shell ignore it
+    process = subprocess.Popen(command(path, tmp_path / "run"), cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     wait_for(lambda: any((tmp_path / "run" / "marks").glob("*.json")))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
