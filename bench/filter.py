@@ -43,11 +43,12 @@ batch: {batch}
 threads: {threads}
 """
 ALONE = """
-import json, resource, sys
+import json, re, sys
 from pathlib import Path
 from factory import filter_recipe, filtering
 report = filtering.run(filter_recipe.load(sys.argv[1], environ={}), Path(sys.argv[2]), "cpu")
-print(json.dumps({"read": report["read"], "kept": report["kept"], "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}))
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])  # ru_maxrss would be the parent's, from before exec
+print(json.dumps({"read": report["read"], "kept": report["kept"], "peak_mb": round(peak / 1024, 1)}))
 """
 
 

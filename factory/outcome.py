@@ -56,21 +56,39 @@ def conclude(recipe: FilterRecipe, store: Store, cuts: Sequence[Cut], progress: 
 def collect(recipe: FilterRecipe, store: Store, shards: Shards) -> Rows:
     """Labels and faults of all rows, kept as one small file. Class names that nobody told are those that were found."""
     names = recipe.corpus.open(store.folder / "corpus", ()).class_names
-    tables = [store.read_shard(shard, ["label", "fault"]) for shard in shards.names]
-    columns = {
-        name: pa.chunked_array([chunk for table in tables for chunk in table[name].chunks], pa.string()) for name in ("label", "fault")
-    }
-    if names is None:
-        names = sorted((name for name in pc.unique(columns["label"]).to_pylist() if name is not None), key=_natural)
-    faults = sorted(fault for fault in pc.unique(columns["fault"]).to_pylist() if fault)
-    label = pc.fill_null(pc.index_in(columns["label"], pa.array(names, pa.string())), -1).to_numpy().astype(np.int32)
-    fault = pc.index_in(columns["fault"], pa.array(["", *faults], pa.string())).to_numpy().astype(np.int16)
+    labels, slugs = _Codes(), _Codes()
     types: dict[str, str] = {}
-    for shard in shards.names:
+    for shard in shards.names:  # one at a time: a million rows are a few bytes each, and not their texts
+        table = store.read_shard(shard, ["label", "fault"])
+        labels.add(table["label"])
+        slugs.add(table["fault"])
         for name, kind in store.mark(shard)["types"].items():
             types[name] = merged_kind(types.get(name), kind) or kind
+    if names is None:
+        names = sorted(labels.places, key=_natural)
+    faults = sorted(slug for slug in slugs.places if slug)
+    label, fault = labels.among(names), slugs.among(["", *faults]).astype(np.int16)
     store.write_rows(shards, {"label": label, "fault": fault}, {"class_names": names, "faults": faults, "types": types})
     return Rows(shards, label, fault, names, faults, types)
+
+
+class _Codes:
+    """A column of texts as numbers, in the order in which the texts were met."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, int] = {}
+        self._parts: list[np.ndarray] = []
+
+    def add(self, column: pa.ChunkedArray) -> None:
+        encoded = pa.array(column.to_pylist(), pa.string()).dictionary_encode()
+        own = np.array([self.places.setdefault(text, len(self.places)) for text in encoded.dictionary.to_pylist()] + [-1], np.int32)
+        self._parts.append(own[pc.fill_null(encoded.indices, len(own) - 1).to_numpy(zero_copy_only=False)])
+
+    def among(self, names: Sequence[str]) -> np.ndarray:
+        """int32 [N], the place of each row's text in a list of names; -1 for null, and for a text that is not there."""
+        known = {name: place for place, name in enumerate(names)}
+        places = np.array([known.get(text, -1) for text in self.places] + [-1], np.int32)
+        return np.concatenate([places[part] for part in self._parts])
 
 
 def _natural(name: str) -> tuple[bool, int, str]:
