@@ -88,7 +88,7 @@ class _Codes:
         """int32 [N], the place of each row's text in a list of names; -1 for null, and for a text that is not there."""
         known = {name: place for place, name in enumerate(names)}
         places = np.array([known.get(text, -1) for text in self.places] + [-1], np.int32)
-        return np.concatenate([places[part] for part in self._parts])
+        return np.concatenate([places[part] for part in self._parts] or [np.zeros(0, np.int32)])
 
 
 def _natural(name: str) -> tuple[bool, int, str]:
