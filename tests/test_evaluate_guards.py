@@ -16,6 +16,7 @@ from PIL import Image
 from factory.errors import UserError
 from factory.evaluate import cards, copies, fidelity, guards, likeness, memorisation, verdict
 from factory.evaluate.sets import ImageSet
+from factory.evaluate.statistics import Interval
 from tests.conftest import ROOT, Wordless
 
 
@@ -277,3 +278,10 @@ def test_clip_score_agrees_with_torchmetrics() -> None:
     ours = likeness.clip_scores(image_set(units, np.zeros(5, int), units), prompts, towers)
     assert float(ours.mean()) == pytest.approx(theirs, rel=1e-5)
     assert np.isnan(likeness.clip_scores(image_set(units, np.zeros(5, int), units), ["", *prompts[1:]], towers)[0])
+
+
+def test_seeds_that_change_nothing_never_say_use_it() -> None:
+    same, varied = Interval(0.03, 0.0, 5), Interval(0.03, 0.01, 5)
+    assert verdict._decide(varied, varied) is True
+    assert verdict._decide(same, same) is None and verdict._decide(varied, same) is None
+    assert verdict._decide(Interval(-0.01, 0.0, 5), same) is False

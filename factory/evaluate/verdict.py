@@ -118,6 +118,8 @@ def _decide(validated: Interval, tested: Interval) -> bool | None:
         return None
     if validated.mean - validated.half <= 0 or tested.mean + tested.half < 0:
         return False
+    if not validated.half or not tested.half:  # seeds that change nothing, as of a linear probe on one draw, tell nothing of chance
+        return None
     return True if tested.mean - tested.half > 0 else None
 
 
@@ -132,6 +134,8 @@ def _text(use: bool | None, choices: Sequence[Choice], validated: Interval, test
     figure = _figure(tested)
     if use:
         return f"Use it: synthetic to real {ratio}. {figure}."
+    if use is None and tested.half == 0:
+        return f"Undecided: every seed gives the same result here, which tells nothing of chance. Synthetic to real {ratio}: {figure}."
     if use is None and tested.half is None:
         return f"Undecided: one seed tells nothing of chance; take five. Synthetic to real {ratio}: {figure}."
     if use is None:
