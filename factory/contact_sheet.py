@@ -90,18 +90,18 @@ def draw(classes: dict[str, list[Group]], title: str) -> Image.Image:
             x = MARGIN + LABEL + column * group_width
             for parent in parents:
                 pen.rectangle((x - 2, y - 2, x + CELL + 1, y + CELL + 1), fill=REAL)
-                sheet.paste(_thumbnail(parent), (x, y))
+                sheet.paste(thumbnail(parent), (x, y))
                 x += CELL + GAP
-            sheet.paste(_thumbnail(child), (x, y))
+            sheet.paste(thumbnail(child), (x, y))
     return sheet
 
 
-def _thumbnail(image: np.ndarray) -> Image.Image:
-    """Square, CELL wide, the whole image on paper; small images grow by whole pixels so that they stay honest."""
+def thumbnail(image: np.ndarray, side: int = CELL) -> Image.Image:
+    """Square, `side` wide, the whole image on paper; small images grow by whole pixels so that they stay honest."""
     picture = images.to_pil(image)
-    scale = CELL / max(picture.size)
+    scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     picture = picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
-    cell = Image.new("RGB", (CELL, CELL), PAPER)
-    cell.paste(picture, ((CELL - size[0]) // 2, (CELL - size[1]) // 2))
+    cell = Image.new("RGB", (side, side), PAPER)
+    cell.paste(picture, ((side - size[0]) // 2, (side - size[1]) // 2))
     return cell

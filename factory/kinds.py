@@ -9,11 +9,11 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, PlainSerializer, ValidationError, WithJsonSchema
 
-from factory.contracts import Kind
+from factory.contracts import Kind, Source
 from factory.errors import UserError
 
 
@@ -90,3 +90,12 @@ def _only_class(module: object, contract: type[Kind], kind: str) -> type[Kind]:
             f"{kind!r} must name a module with exactly one {contract.__name__}, or a {contract.__name__} class; found {len(own)}"
         )
     return own[0]
+
+
+# A set of real images as a field of another kind, {dataset: …} as in a recipe's `source`.
+RealImages = Annotated[
+    Source,
+    BeforeValidator(lambda value: nested("sources", Source, value)),
+    PlainSerializer(lambda source: source.settings()),
+    WithJsonSchema({"type": "object", "required": ["dataset"], "properties": {"dataset": {"type": "string"}}}),
+]

@@ -61,27 +61,23 @@ def text_to_image_adapter() -> Any:
 
 def control_union() -> Any:
     base = tiny.sdxl()
-    net = (
-        diffusers.ControlNetUnionModel.from_unet(base.unet, conditioning_channels=3)
-        if False
-        else diffusers.ControlNetUnionModel(
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            in_channels=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            conditioning_embedding_out_channels=(8, 16),
-            cross_attention_dim=64,
-            attention_head_dim=4,
-            norm_num_groups=4,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=80,
-            transformer_layers_per_block=(1, 1),
-            num_trans_channel=8,
-            num_proj_channel=8,
-            num_trans_head=2,
-            num_control_type=6,
-        )
+    net = diffusers.ControlNetUnionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        in_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        conditioning_embedding_out_channels=(8, 16),
+        cross_attention_dim=64,
+        attention_head_dim=4,
+        norm_num_groups=4,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=80,
+        transformer_layers_per_block=(1, 1),
+        num_trans_channel=8,
+        num_proj_channel=8,
+        num_trans_head=2,
+        num_control_type=6,
     )
     for module in [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]:
         torch.nn.init.normal_(module.weight, std=0.5)  # zero at first, so that it would not steer

@@ -17,9 +17,9 @@ from pydantic import Field
 
 from factory import encoders, indexes
 from factory.conditions import _mix
-from factory.conditions._library import Library
 from factory.contracts import Condition, Context, Table
 from factory.errors import Undecodable, UserError
+from factory.kinds import RealImages
 from factory.records import Example, Inputs, Request
 
 
@@ -29,7 +29,7 @@ class Propagation(Condition):
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding"})
 
     model: str = Field("ViT-B-32/laion2b_s34b_b79k", description="Encoder of the graph: an open_clip name or a local folder.")
-    library: Library = Field(description="Unlabelled images of the same kind, {dataset: …} as in source; labels in it are not read.")
+    library: RealImages = Field(description="Unlabelled images of the same kind, {dataset: …} as in source; labels in it are not read.")
     k: int = Field(20, ge=1, description="Neighbours of each image in the graph.")
     alpha: float = Field(0.99, gt=0, lt=1, description="How far labels spread; the share that an image takes from its neighbours.")
     keep: float = Field(

@@ -15,9 +15,9 @@ from pydantic import Field
 
 from factory import encoders, indexes
 from factory.conditions import _mix
-from factory.conditions._library import Library
 from factory.contracts import Condition, Context, Table
 from factory.errors import Undecodable, UserError
+from factory.kinds import RealImages
 from factory.records import Example, Inputs, Request
 
 
@@ -29,7 +29,7 @@ class Retrieval(Condition):
     model: str = Field("ViT-B-32/laion2b_s34b_b79k", description="Encoder of the index: an open_clip name or a local folder.")
     k: int = Field(4, ge=1, description="Neighbours per image; the paper uses 4.")
     of: Literal["parent", "prompt"] = Field("parent", description="Whose neighbours: those of a real image of the class, or of the text.")
-    library: Library | None = Field(None, description="Images to search, {dataset: …} as in source; null: the run's own source.")
+    library: RealImages | None = Field(None, description="Images to search, {dataset: …} as in source; null: the run's own source.")
     within: Literal["all", "class"] = Field("all", description="class: only library images whose class is called like the request's.")
     mix: Literal["none", "random"] = Field(
         "none", description="random: one embedding, a random convex mix of the neighbours' (weights from a flat Dirichlet)."

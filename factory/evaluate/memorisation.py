@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from factory import contact_sheet, images
+from factory import contact_sheet
 from factory.errors import UserError
 from factory.evaluate import copies
 from factory.evaluate.sets import ImageSet
@@ -76,19 +76,9 @@ def pair(synthetic: np.ndarray, real: np.ndarray, text: str) -> Image.Image:
     right = CELL + 2 * GAP
     pen.rectangle((right - 3, GAP - 3, right + CELL + 2, GAP + CELL + 2), fill=contact_sheet.REAL)
     for left, image in ((GAP, synthetic), (right, real)):
-        picture.paste(_square(image), (left, GAP))
+        picture.paste(contact_sheet.thumbnail(image, CELL), (left, GAP))
     pen.text((GAP, CELL + GAP + 5), text, contact_sheet.INK, ImageFont.load_default(12))
     return picture
-
-
-def _square(image: np.ndarray) -> Image.Image:
-    small = images.to_pil(image)
-    scale = CELL / max(small.size)
-    size = (max(1, round(small.width * scale)), max(1, round(small.height * scale)))
-    small = small.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
-    cell = Image.new("RGB", (CELL, CELL), contact_sheet.PAPER)
-    cell.paste(small, ((CELL - size[0]) // 2, (CELL - size[1]) // 2))
-    return cell
 
 
 def _sheet(pictures: list[Image.Image]) -> Image.Image:

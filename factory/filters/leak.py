@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import Annotated
 
 import numpy as np
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import Field
 
-from factory import kinds
-from factory.contracts import FilterContext, Source, Table
+from factory.contracts import FilterContext, Table
 from factory.encoders import Encoder, ParentEmbeddings
 from factory.errors import Undecodable, UserError
 from factory.filters._encoded import EncodedFilter, cosine, encode
+from factory.kinds import RealImages
 from factory.records import Samples
 
 BLOCK = 16384  # real images in one matrix product
-
-RealSet = Annotated[
-    Source,
-    BeforeValidator(lambda value: kinds.nested("sources", Source, value)),
-    PlainSerializer(lambda source: source.settings()),
-    WithJsonSchema({"type": "object", "required": ["dataset"], "properties": {"dataset": {"type": "string"}}}),
-]
 
 
 class Leak(EncodedFilter):
@@ -35,7 +27,7 @@ class Leak(EncodedFilter):
     bytes for each real image. The scores belong to the sets as they are named here: change a name when a set's files change.
     """
 
-    real: list[RealSet] = Field(
+    real: list[RealImages] = Field(
         default_factory=list,
         description="Real sets, each as `source:` names one: [{dataset: data/birds, split: train}, {dataset: data/birds, split: test}]. "
         "Empty: the run's own source.",

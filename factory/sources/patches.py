@@ -7,30 +7,24 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import Field, model_validator
 
-from factory import kinds, seeds
+from factory import seeds
 from factory.contracts import Source, Table
 from factory.errors import Undecodable, UserError
+from factory.kinds import RealImages
 from factory.records import Example
 
 HELD = 16  # decoded images that neighbouring patches share
-
-Images = Annotated[
-    Source,
-    BeforeValidator(lambda value: kinds.nested("sources", Source, value)),
-    PlainSerializer(lambda source: source.settings()),
-    WithJsonSchema({"type": "object", "required": ["dataset"], "properties": {"dataset": {"type": "string"}}}),
-]
 
 
 class Patches(Source):
     """Makes small images of one size from large ones; every patch lies wholly inside its image."""
 
-    images: Images = Field(description="The large images, {dataset: …} as in source; with boxes and box_labels for around: boxes.")
+    images: RealImages = Field(description="The large images, {dataset: …} as in source; with boxes and box_labels for around: boxes.")
     around: Literal["boxes", "grid"] = Field(
         "boxes", description="boxes: one patch round each box's centre; grid: patches that cover the image."
     )

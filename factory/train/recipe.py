@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from factory import kinds
-from factory.contracts import Source
 from factory.document import ordered, read, validate
 from factory.errors import RecipeError
+from factory.kinds import RealImages
 
 
 class Strict(BaseModel):
@@ -86,13 +85,6 @@ class Diffusion(Training):
     drop_both: float = Field(0.1, ge=0, le=1)
     text_only: float = Field(0.3, ge=0, le=1)
     image_only: float = Field(0.3, ge=0, le=1)
-
-
-RealImages = Annotated[
-    Source,
-    BeforeValidator(lambda value: kinds.nested("sources", Source, value)),
-    PlainSerializer(lambda source: source.settings()),
-]
 
 
 class Lora(Training):
