@@ -30,14 +30,14 @@ print(json.dumps(given["count"] / (time.perf_counter() - started)))
 DATA_JUICER = """
 import gzip, json, os, sys, time
 from pathlib import Path
-import open_clip, torch, transformers
+import open_clip, tokenizers, torch, transformers
 given = json.loads(sys.argv[1])
 torch.set_num_threads(given["threads"])
 folder = Path(given["out"]) / "clip"
 transformers.CLIPModel(transformers.CLIPConfig(projection_dim=512)).save_pretrained(folder)
 lines = gzip.open(Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8").read().split("\\n")
 merges = lines[1 : 49152 - 256 - 2 + 1]
-bytes_ = list(transformers.models.clip.tokenization_clip.bytes_to_unicode().values())
+bytes_ = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
 words = [*bytes_, *(b + "</w>" for b in bytes_), *("".join(m.split()) for m in merges), "<|startoftext|>", "<|endoftext|>"]
 (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}), encoding="utf-8")
 (folder / "merges.txt").write_text("\\n".join(["#version: 0.2", *merges]), encoding="utf-8")
