@@ -207,6 +207,19 @@ def test_linear_probe_separates_and_leaves_unseen_classes_out() -> None:
     assert two.argmax(1).tolist() == [0, 1]
 
 
+def test_linear_probe_of_few_images_is_the_same_in_the_directions_they_span() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 6)
+    x, test = (rng.normal(0, 1, (n, 60)) + np.eye(60)[:n] for n in (18, 40))
+    ours = classifiers.linear_probe(x, labels, test, 3, strength=1.0)
+    scale = np.sqrt(np.square(x - x.mean(0)).sum(1).mean())
+    plain = LogisticRegression(C=1.0, max_iter=500).fit((x - x.mean(0)) / scale, labels)
+    np.testing.assert_allclose(ours, plain.decision_function((test - x.mean(0)) / scale), atol=0.02)
+    assert [part.shape[1] for part in classifiers._scaled(x, test)] == [18, 18], "eighteen images span no more directions"
+
+
 def test_run_gives_rows_and_a_summary_for_every_arm() -> None:
     (x, y), (test, truth) = bars(40, 0), bars(20, 1)
     backbone = backbones.Backbone("mean", 28, lambda batch: batch.mean((2, 3), dtype=np.float32))

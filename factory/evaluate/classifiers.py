@@ -212,7 +212,7 @@ def linear_probe(
     from sklearn.linear_model import LogisticRegression
 
     known = _at_least_two(labels)
-    train, test = _scaled(features, features, test_features)
+    train, test = _scaled(features, test_features)
     chosen = probe_strength(features, labels, seed) if strength is None else strength
     model: Any = LogisticRegression(C=chosen, max_iter=500)
     scores = model.fit(train, labels, sample_weight=weights).decision_function(test)
@@ -233,7 +233,7 @@ def probe_strength(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> f
     folds = StratifiedKFold(min(5, fewest), shuffle=True, random_state=seed)
     grid = {"C": [0.1, 1.0, 10.0, 100.0, 1000.0]}
     search = GridSearchCV(LogisticRegression(max_iter=500), grid, cv=folds, scoring="neg_log_loss", refit=False)
-    return float(search.fit(_scaled(features, features)[0], labels).best_params_["C"])
+    return float(search.fit(_scaled(features)[0], labels).best_params_["C"])
 
 
 def _at_least_two(labels: np.ndarray) -> np.ndarray:
@@ -243,8 +243,16 @@ def _at_least_two(labels: np.ndarray) -> np.ndarray:
     return known
 
 
-def _scaled(fitted: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """Centred, and brought to unit mean square length, both by the first array."""
-    centre = fitted.mean(0, dtype=np.float64)
-    scale = np.sqrt(np.square(fitted - centre).sum(1).mean()) + 1e-12
-    return [np.asarray((x - centre) / scale, np.float32) for x in others]
+def _scaled(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Centred and brought to unit mean square length by the training features, which come first.
+
+    Where these are fewer than their length, all are turned into the directions that they span: a penalised solution lies there, so that
+    nothing changes but the time.
+    """
+    centre = train.mean(0, dtype=np.float64)
+    scale = np.sqrt(np.square(train - centre).sum(1).mean()) + 1e-12
+    parts = [(x - centre) / scale for x in (train, *others)]
+    if len(train) < train.shape[1]:
+        spanned = np.linalg.svd(parts[0], full_matrices=False)[2].T
+        parts = [x @ spanned for x in parts]
+    return [np.asarray(x, np.float32) for x in parts]
