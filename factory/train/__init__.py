@@ -12,7 +12,9 @@ def run(recipe_path: Path, sets: list[str], out: Path | None = None) -> None:
     """
     import importlib
 
+    from factory import runtime
     from factory.train import recipe
 
+    runtime.keep_freed_memory()
     checked = recipe.load(recipe_path, sets, out)
     importlib.import_module(f"factory.train.{checked.kind}").train(checked)
