@@ -66,7 +66,8 @@ def test_the_card_answers_what_a_careful_reader_asks(built: Path) -> None:
         assert f"## {heading}" in text
     assert "Use them, two for each real image." in text and "+3.1 ± 0.8" in text and "| real + synthetic | 2 | 5 | 73.1 | 1.0 |" in text
     assert "| all | 12.5 | 3.1 |" in text and "load_dataset('user/birds', split='train')" in text
-    assert f"provenance/{facts['plan']}/contact_sheet.png" in text and "--set source.dataset=…" in text
+    assert f"provenance/{facts['plan']}/contact_sheet.png" in text and "recipe.yaml --set 'source.dataset=…'\n" in text
+    assert "factory replay user/birds ID --set 'source.dataset=…'\n" in text
 
 
 def test_counts_add_up(built: Path) -> None:
@@ -91,11 +92,19 @@ def test_any_section_of_the_evaluation_may_be_absent(built: Path) -> None:
     assert "**Published although" in publish.card([{**facts, "accepted": "the gate did not pass (7 pairs)"}], 1)
 
 
+def test_an_image_is_made_again_without_its_filters(built: Path) -> None:
+    local = ["source.dataset", "generator[0].model", "filters[1].model"]
+    text = publish.card([{**facts_of(built), "local": local}], 1, "ada/birds")
+    assert "factory replay ada/birds ID --set 'source.dataset=…' --set 'generator[0].model=…'\n" in text
+    assert "recipe.yaml --set 'source.dataset=…' --set 'generator[0].model=…' --set 'filters[1].model=…'\n" in text
+
+
 def test_two_plans_share_one_card(built: Path) -> None:
     facts = facts_of(built)
     other = {**facts, "plan": "f" * 16, "rows": 5, "classes": {"finch": {"kept": 5, "generated": 9}}}
     text = publish.card([facts, other], 1)
     assert DatasetCard(text).data.dataset_info[0]["splits"][0]["num_examples"] == facts["rows"] + 5
+    assert f"factory replay DATASET ID --plan {facts['plan']} --set" in text and f"ID --plan {'f' * 16} --set" in text
     assert f"### birds, plan `{'f' * 16}`" in text and f"| finch | {facts['classes']['finch']['kept'] + 5} |" in text
 
 

@@ -50,7 +50,7 @@ def card(parts: Sequence[dict[str, Any]], size: int, place: str = "DATASET") -> 
         "## Known limits\n",
         _limits(parts),
         "## Make it again\n",
-        *(_again(part) for part in parts),
+        *(_again(part, place, several) for part in parts),
     ]
     return "\n".join(sections)
 
@@ -174,15 +174,21 @@ def _limits(parts: Sequence[dict[str, Any]]) -> str:
     return "\n".join(f"- {limit}" for limit in limits) + "\n"
 
 
-def _again(part: dict[str, Any]) -> str:
-    sets = "".join(f" --set {key}=…" for key in part["local"])
+def _again(part: dict[str, Any], place: str, several: bool) -> str:
+    def sets(keys: Sequence[str]) -> str:
+        return "".join(f" --set '{key}=…'" for key in keys)
+
     needs = (
         f"These keys named folders of the machine that it was built on; give your own: {', '.join(f'`{key}`' for key in part['local'])}. "
         if part["local"]
         else ""
     )
+    pixels = [key for key in part["local"] if not key.startswith(("filters", "export"))]
+    plan = f" --plan {part['plan']}" if several else ""
     return (
         f"```\npip install synthetic-dataset-factory=={part['factory']}\n"
-        f"factory build {PROVENANCE}/{part['plan']}/recipe.yaml{sets}\n```\n\n"
-        f"{needs}With the same real images and weights the plan is `{part['plan']}` again; on the same hardware and versions the images are the same bytes.\n"
+        f"factory build {PROVENANCE}/{part['plan']}/recipe.yaml{sets(part['local'])}\n"
+        f"factory replay {place} ID{plan}{sets(pixels)}\n```\n\n"
+        f"{needs}With the same real images and weights the plan is `{part['plan']}` again; on the same hardware and versions the images are the same bytes. "
+        "`factory replay` makes one image alone, by its `id`, and says how it differs from the one that is stored.\n"
     )
