@@ -54,9 +54,9 @@ def test_a_notebook_defines_nothing_and_stores_no_output(path: Path) -> None:
 
 def test_quickstart(root: Path) -> None:
     names = execute("quickstart")
-    assert names["report"]["kept"] == len(names["data"]) == 50
-    assert names["again"]["match"] and names["again"]["max_difference"] == 0
-    assert names["decided"]["kept"] < 50, "the strictest filter refuses some, or the notebook shows nothing"
+    assert names["report"]["kept"] == len(names["data"]) == 40
+    assert names["again"]["match"] and names["again"]["max_difference"] <= 1
+    assert names["decided"]["kept"] < 40, "the strictest filter refuses some, or the notebook shows nothing"
     assert (root / "runs/notebook/contact_sheet.png").exists()
 
 
