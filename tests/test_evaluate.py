@@ -14,7 +14,7 @@ import torch
 from factory.errors import UserError
 from factory.evaluate import backbones, classifiers, fidelity, guards, protocols, utility
 from factory.evaluate.classifiers import Training
-from factory.evaluate.statistics import interval, paired
+from factory.evaluate.statistics import interval, over_seeds_and_images, paired
 from factory.evaluate.utility import Synthetic
 
 TINY = Training(steps=30, batch=16, width=4)
@@ -152,6 +152,29 @@ def test_intervals_are_students() -> None:
     assert paired([2, 4, 6], [1, 3, 5]) == (1.0, 0.0, 3)
     with pytest.raises(UserError, match="same seeds"):
         paired([1], [1, 2])
+
+
+def test_intervals_over_seeds_and_images_hold_as_often_as_they_claim() -> None:
+    """Means of zero, of trainings and images that vary, measured three hundred times; over the seeds alone the images are forgotten."""
+    rng = np.random.default_rng(0)
+    both = seeds_alone = 0
+    for _ in range(300):
+        image, seed = rng.normal(0, 1, (2, 30)), rng.normal(0, 0.1, 5)
+        values = [[image[c] + effect + rng.normal(0, 0.5, 30) for c in (0, 1)] for effect in seed]
+        found, alone = over_seeds_and_images(values), interval([float(np.mean(one)) for one in values])
+        assert found.mean == pytest.approx(alone.mean) and found.half is not None and alone.half is not None
+        both += abs(found.mean) < found.half
+        seeds_alone += abs(alone.mean) < alone.half
+    assert 0.94 < both / 300 < 1 and seeds_alone / 300 < 0.8
+
+
+def test_intervals_of_too_little_are_unknown() -> None:
+    one, two = np.array([1.0]), np.array([1.0, 0.0])
+    assert over_seeds_and_images([[two, two]]) == (0.5, None, 1)  # one seed
+    assert over_seeds_and_images([[one, one], [one, one - 1]]) == (0.75, None, 2)  # one image of each class
+    assert over_seeds_and_images([[np.ones(9)]] * 5) == (1.0, None, 5)  # nothing varies
+    assert over_seeds_and_images([[two, one]] * 3).half == over_seeds_and_images([[two, two[:1]]] * 3).half
+    assert over_seeds_and_images([[two, one]] * 3).half == pytest.approx(12.706 * ((0.5 / 2 + 0.5) / 4) ** 0.5, rel=1e-4)
 
 
 def test_small_network_learns_deterministically_and_takes_soft_labels() -> None:

@@ -79,7 +79,7 @@ def test_keys_of_stored_trainings_tell_sizes_and_soft_labels_apart() -> None:
 def test_a_stored_training_answers_under_the_ratio_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = evidence(images([0] * 4 + [1] * 4), [0, 1, 4, 5], [{0}, {4}])
     made = []
-    monkeypatch.setattr(trials._Judges, "judge", lambda self, one: made.append(one) or {"validation": [1.0, 1.0], "test": [1.0, 1.0]})
+    monkeypatch.setattr(trials._Judges, "judge", lambda self, one: made.append(one) or {"validation": ["1", "1"], "test": ["1", "1"]})
     for ratio in (0.48, 0.5):
         found = trials.run(own, Draws(np.array([2, 6]), [], []), [trial("real_synthetic", ratio=ratio)], tmp_path / "trials.jsonl")
         assert found[0]["ratio"] == ratio

@@ -101,7 +101,7 @@ def test_an_evaluation_holds_every_section_and_resumes(world: World, monkeypatch
     assert arms == [(arm, c) for c in ("small_network", "linear_probe") for arm in trials.ARMS]
     assert {row["labels"] for row in result["utility"]["rows"]} == {4} and {row["seeds"] for row in result["utility"]["rows"]} == {2}
     swept = [row["ratio"] for row in result["utility"]["sweep"] if row["classifier"] == "small_network"]
-    assert swept == [0, 2, 2.25]  # 50 was asked for; nine images of four parents are 2.25
+    assert swept == [0, 0, 2, 2.25]  # 50 was asked for; nine images of four parents are 2.25
     assert set(result["verdict"]) == {"use", "ratio", "gain", "ci95", "text"}
     assert [row["class"] for row in result["fidelity"]["rows"]] == [None, "finch", "heron"]
     first = result["fidelity"]["rows"][0]

@@ -16,11 +16,13 @@ import numpy as np
 
 from factory import seeds
 from factory.evaluate import draws as drawing
+from factory.evaluate import hits
 from factory.evaluate.draws import Draw, Draws
 from factory.evaluate.evidence import Evidence
 from factory.evaluate.sets import ImageSet
 
 log = logging.getLogger("factory")
+FORMAT = 2  # of a stored row
 ARMS = ("real", "real_strong", "real_synthetic", "synthetic")
 VIEWS = 4  # strongly augmented copies of a real image that a linear probe learns from beside it
 UNEVEN = 2  # one class has so many times the images of another: a long tail
@@ -54,8 +56,9 @@ def plan(evidence: Evidence, draws: Draws) -> list[Trial]:
 
 
 def run(evidence: Evidence, draws: Draws, trials: list[Trial], path: Path) -> list[dict[str, Any]]:
-    """A row for each training: {key, arm, classifier, ratio, labels, seed, validation, test, counts}, the accuracies per class.
+    """A row for each training: {key, arm, classifier, ratio, labels, seed, validation, test, counts}.
 
+    validation, test: which images were recognised, as hits.written has it.  counts: drawn real images of each class.
     Rows that the file at `path` holds are not made again; a key names everything that decides a row.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +83,7 @@ def run(evidence: Evidence, draws: Draws, trials: list[Trial], path: Path) -> li
                 made,
                 todo,
                 _name(trial),
-                _mean(row["validation"]),
+                hits.balanced_accuracy(row["validation"]),
                 *divmod(int(left), 60),
             )
         rows.append({**stored[key], **_facts(evidence, trial)})  # the same images may have another ratio in another evaluation
@@ -107,10 +110,6 @@ def _name(trial: Trial) -> str:
     return f"{trial.classifier} {trial.arm}{ratio}{labels}  seed {trial.draw.seed}"
 
 
-def _mean(per_class: list[float | None]) -> float:
-    return float(np.mean([value for value in per_class if value is not None]))
-
-
 class _Judges:
     """The classifiers over one evidence; each answers for validation and test images in one pass."""
 
@@ -123,7 +122,8 @@ class _Judges:
 
     def key(self, trial: Trial) -> str:
         """A digest of everything that decides a training's result."""
-        total = hashlib.sha256(json.dumps([trial.arm, trial.classifier, trial.draw.seed, self.classes, self._settings(trial)]).encode())
+        facts = [FORMAT, trial.arm, trial.classifier, trial.draw.seed, self.classes, self._settings(trial)]
+        total = hashlib.sha256(json.dumps(facts).encode())
         evidence = self.evidence
         for part, rows in ((evidence.real, trial.draw.real), (evidence.made.images, trial.synthetic), (evidence.real, self.validation)):
             total.update(_digest(part, rows))
@@ -140,14 +140,12 @@ class _Judges:
         return {**asdict(self._training(trial)), "side": self.evidence.eyes.side, "threads": own.threads}
 
     def judge(self, trial: Trial) -> dict[str, Any]:
-        """{validation, test}: accuracy of each class, None for one that is not tested."""
+        """{validation, test}: which images are recognised, class by class."""
         own: Callable[[Trial], np.ndarray] = self._small_network if trial.classifier == "small_network" else self._linear_probe
         predicted = own(trial).argmax(1)
         real, test = self.evidence.real.labels[self.validation], self.evidence.test.labels[self.tested]
-        return {"validation": self._per_class(predicted[: len(real)], real), "test": self._per_class(predicted[len(real) :], test)}
-
-    def _per_class(self, predicted: np.ndarray, truth: np.ndarray) -> list[float | None]:
-        return [float((predicted[truth == c] == c).mean()) if (truth == c).any() else None for c in range(self.classes)]
+        parts = (("validation", predicted[: len(real)], real), ("test", predicted[len(real) :], test))
+        return {split: hits.written(own, truth, self.classes) for split, own, truth in parts}
 
     def _targets(self, trial: Trial) -> np.ndarray:
         """Probabilities of the synthetic images, float [N, classes]."""

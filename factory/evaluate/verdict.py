@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from factory.evaluate import protocols
-from factory.evaluate.statistics import Interval, interval, paired
+from factory.evaluate import hits, protocols
+from factory.evaluate.statistics import Interval, over_seeds_and_images
 
-BASELINE = "real_strong"
+STRONG = "real_strong"
+RIVALS = (STRONG, "real")  # arms of real images alone; of equals the first
 Row = dict[str, Any]
 
 
 class Choice(NamedTuple):
-    """What validation says at one point of the protocol. ratio: 0 for "none".  gain: over real + strong augmentation, on validation images."""
+    """What validation images say at one point of the protocol.
+
+    rival: the better arm of real images alone, since few steps make strong augmentation a weak one.  ratio: 0 for "none".  gain: over the rival.
+    """
 
     labels: int | None
+    rival: str
     ratio: float
     gain: Interval | None
-
-
-def balanced_accuracy(per_class: Iterable[float | None]) -> float:
-    """The mean accuracy over the classes that are tested."""
-    return float(np.mean([value for value in per_class if value is not None]))
 
 
 def choose(rows: Sequence[Row], classifier: str) -> list[Choice]:
     """For each number of labels the ratio whose mean validation accuracy over the seeds is highest; of equals the smaller."""
     choices = []
     for labels, own in _points(rows, classifier):
-        base = _scores(own, BASELINE, 0.0, "validation")
-        best = Choice(labels, 0.0, None)
+        rival = max(RIVALS, key=lambda arm: _accuracy(_of(own, arm, 0.0)))
+        best = Choice(labels, rival, 0.0, None)
         for ratio in sorted({row["ratio"] for row in own if row["arm"] == "real_synthetic"}):
-            found = _scores(own, "real_synthetic", ratio, "validation")
-            gain = paired(found, base)
+            gain = over_seeds_and_images(_differences(own, ratio, rival, "validation"))
             if gain.mean > (best.gain.mean if best.gain else 0.0):
-                best = Choice(labels, ratio, gain)
+                best = Choice(labels, rival, ratio, gain)
         choices.append(best)
     return choices
 
@@ -50,7 +49,7 @@ def table(rows: Sequence[Row], choices: dict[str, list[Choice]]) -> list[Row]:
         for (labels, own), choice in zip(_points(rows, classifier), chosen, strict=True):
             offered = sorted({row["ratio"] for row in own if row["arm"] == "real_synthetic"})
             ratio = choice.ratio or (offered[0] if offered else 0.0)
-            for arm in ("real", BASELINE, "real_synthetic", "synthetic"):
+            for arm in ("real", STRONG, "real_synthetic", "synthetic"):
                 some = [row for row in own if row["arm"] == arm and (arm != "real_synthetic" or row["ratio"] == ratio)]
                 if some:
                     out.append(_summary(some, "test", labels, classifier))
@@ -58,20 +57,20 @@ def table(rows: Sequence[Row], choices: dict[str, list[Choice]]) -> list[Row]:
 
 
 def sweep(rows: Sequence[Row]) -> list[Row]:
-    """Validation figures, one row a classifier, number of labels and ratio; ratio 0 is real + strong augmentation."""
-    wanted = [row for row in rows if row["arm"] in (BASELINE, "real_synthetic")]
+    """Validation figures, one row a classifier, number of labels, ratio and arm; ratio 0 is real images alone."""
+    wanted = [row for row in rows if row["arm"] in (*RIVALS, "real_synthetic")]
 
-    def key(row: Row) -> tuple[str, int, float]:
-        return row["classifier"], row["labels"] or 0, row["ratio"]
+    def key(row: Row) -> tuple[str, int, float, str]:
+        return row["classifier"], row["labels"] or 0, row["ratio"], row["arm"]
 
     groups = [list(own) for _, own in groupby(sorted(wanted, key=key), key=key)]
     return [_summary(own, "validation", own[0]["labels"], own[0]["classifier"]) for own in groups]
 
 
 def _summary(rows: Sequence[Row], split: str, labels: int | None, classifier: str) -> Row:
-    found = interval([balanced_accuracy(row[split]) for row in rows])
-    per_class = np.array([[np.nan if v is None else v for v in row[split]] for row in rows], float)
-    means = [None if np.isnan(column).all() else float(np.nanmean(column)) for column in per_class.T]
+    found = over_seeds_and_images([hits.read(row[split]) for row in rows])
+    each = zip(*(hits.per_class(row[split]) for row in rows), strict=True)
+    means = [None if None in own else float(np.mean(own)) for own in each]
     first = rows[0]
     entry = {"arm": first["arm"], "classifier": classifier, "ratio": first["ratio"], "labels": labels, "seeds": found.size}
     entry |= {"accuracy_mean": found.mean, "ci95": found.half, "per_class": means}
@@ -82,11 +81,11 @@ def _summary(rows: Sequence[Row], split: str, labels: int | None, classifier: st
 
 
 def verdict(rows: Sequence[Row], classifier: str) -> Row:
-    """{use, ratio, gain, ci95, text}: gain and ci95 are of balanced accuracy on the test images over real + strong augmentation, None for unknown.
+    """{use, ratio, gain, ci95, text}: gain and ci95 are of balanced accuracy on the test images, None for unknown.
 
+    The gain is over the better one, on validation images, of real images as they are and with strong augmentation.
     use: True where both the validation images, which chose, and the test images, which are looked at once, show a gain that is told from
-    chance; None where only the former do, or where one seed tells nothing of chance; False otherwise. So the test can only take back.
-    Never True where real images without augmentation do as well on validation images: few steps may make strong augmentation a weak rival.
+    chance; None where only the former do, or where nothing tells of chance; False otherwise. So the test can only take back.
     """
     choices = choose(rows, classifier)
     if not any(row["arm"] == "real_synthetic" and row["classifier"] == classifier for row in rows):
@@ -94,16 +93,13 @@ def verdict(rows: Sequence[Row], classifier: str) -> Row:
         return {"use": None, "ratio": None, "gain": None, "ci95": None, "text": text}
     points = [(choice, own) for choice, (_, own) in zip(choices, _points(rows, classifier), strict=True) if choice.ratio > 0]
     if not points:
-        text = "Do not use it: no share of synthetic images does better on validation images than real images with strong augmentation."
+        over = _over({choice.rival for choice in choices})
+        text = f"Do not use it: no share of synthetic images does better on validation images than {over}."
         return {"use": False, "ratio": 0.0, "gain": 0.0, "ci95": 0.0, "text": text}
     tested = _gain(points, "test", len(choices))
     validated = _gain(points, "validation", len(choices))
     ratios = {choice.ratio for choice, _ in points}
-    plain = _gain(points, "validation", len(choices), "real")
     use = _decide(validated, tested)
-    if use and plain.mean <= 0:
-        text = f"Do not use it: on validation images, real images without augmentation do as well as with synthetic ones ({_points_of(plain)})."
-        return {"use": False, "ratio": 0.0, "gain": tested.mean, "ci95": tested.half, "text": f"{text} {_figure(tested)}."}
     return {
         "use": use,
         "ratio": ratios.pop() if len(ratios) == 1 else None,
@@ -118,26 +114,24 @@ def _decide(validated: Interval, tested: Interval) -> bool | None:
         return None
     if validated.mean - validated.half <= 0 or tested.mean + tested.half < 0:
         return False
-    if not validated.half or not tested.half:  # seeds that change nothing, as of a linear probe on one draw, tell nothing of chance
-        return None
     return True if tested.mean - tested.half > 0 else None
 
 
-def _gain(points: Sequence[tuple[Choice, Sequence[Row]]], split: str, of: int, over: str = BASELINE) -> Interval:
-    """The gain averaged over all points for each seed, and its interval over the seeds; a point where none was chosen gains nothing."""
-    gains = [np.subtract(_scores(own, "real_synthetic", choice.ratio, split), _scores(own, over, 0.0, split)) for choice, own in points]
-    return interval((np.sum(gains, 0) / of).tolist())
+def _gain(points: Sequence[tuple[Choice, Sequence[Row]]], split: str, of: int) -> Interval:
+    """The gain averaged over all points, image by image, since all are measured on the same; a point where none was chosen gains nothing."""
+    found = [_differences(own, choice.ratio, choice.rival, split) for choice, own in points]
+    return over_seeds_and_images([[np.sum(parts, axis=0) / of for parts in zip(*one, strict=True)] for one in zip(*found, strict=True)])
 
 
 def _text(use: bool | None, choices: Sequence[Choice], validated: Interval, tested: Interval) -> str:
     ratio = ", ".join(f"{choice.ratio:g}:1" + (f" at {choice.labels} labels a class" if choice.labels else "") for choice in choices)
-    figure = _figure(tested)
+    over = _over({choice.rival for choice in choices if choice.ratio > 0})
+    figure = f"{_points_of(tested)} of balanced accuracy on real test images, over {over}"
     if use:
         return f"Use it: synthetic to real {ratio}. {figure}."
-    if use is None and tested.half == 0:
-        return f"Undecided: every seed gives the same result here, which tells nothing of chance. Synthetic to real {ratio}: {figure}."
-    if use is None and tested.half is None:
-        return f"Undecided: one seed tells nothing of chance; take five. Synthetic to real {ratio}: {figure}."
+    if use is None and (validated.half is None or tested.half is None):
+        few = "one seed tells nothing of chance; take five" if tested.size < 2 else "so few images tell nothing of chance; take more"
+        return f"Undecided: {few}. Synthetic to real {ratio}: {figure}."
     if use is None:
         return f"Undecided: validation images chose {ratio}, but the test images do not confirm it. {figure}."
     if validated.half is not None and validated.mean - validated.half <= 0:
@@ -145,8 +139,11 @@ def _text(use: bool | None, choices: Sequence[Choice], validated: Interval, test
     return f"Do not use it: validation images chose {ratio}, and the test images contradict it. {figure}."
 
 
-def _figure(tested: Interval) -> str:
-    return f"{_points_of(tested)} of balanced accuracy on real test images, over real images with strong augmentation"
+def _over(rivals: set[str]) -> str:
+    """The arm of real images alone that was beaten or not, in words."""
+    if len(rivals) > 1:
+        return "the better of real images with and without strong augmentation"
+    return "real images with strong augmentation" if rivals == {STRONG} else "real images without augmentation"
 
 
 def _points_of(gain: Interval) -> str:
@@ -159,7 +156,17 @@ def _points(rows: Sequence[Row], classifier: str) -> list[tuple[int | None, list
     return [(labels, list(group)) for labels, group in groupby(own, key=lambda row: row["labels"])]
 
 
-def _scores(rows: Sequence[Row], arm: str, ratio: float, split: str) -> list[float]:
-    """Balanced accuracies, one a seed, in the order of the seeds."""
-    some = sorted((row for row in rows if row["arm"] == arm and row["ratio"] == ratio), key=lambda row: row["seed"])
-    return [balanced_accuracy(row[split]) for row in some]
+def _of(rows: Sequence[Row], arm: str, ratio: float) -> list[Row]:
+    """One row a seed, in the order of the seeds."""
+    return sorted((row for row in rows if row["arm"] == arm and row["ratio"] == ratio), key=lambda row: row["seed"])
+
+
+def _accuracy(rows: Sequence[Row]) -> float:
+    """Balanced accuracy on validation images, mean over the seeds."""
+    return float(np.mean([hits.balanced_accuracy(row["validation"]) for row in rows]))
+
+
+def _differences(rows: Sequence[Row], ratio: float, rival: str, split: str) -> list[list[np.ndarray]]:
+    """[seeds][classes] float [images]: 1 where only the arm with synthetic images is right, −1 where only its rival is."""
+    pairs = zip(_of(rows, "real_synthetic", ratio), _of(rows, rival, 0.0), strict=True)
+    return [[x - y for x, y in zip(hits.read(ours[split]), hits.read(theirs[split]), strict=True)] for ours, theirs in pairs]
