@@ -52,6 +52,14 @@ class Document:
             node[str(last)] = value
         self.origins[path] = origin
 
+    def override_all(self, sets: Sequence[str], example: str) -> None:
+        """Lay `--set key=value` over it, one after another. example: of such an item, for the message. Raises RecipeError."""
+        for item in sets:
+            key, equals, value = item.partition("=")
+            if not equals:
+                raise RecipeError([f"--set {item}: expected key=value, such as --set {example}"])
+            self.override(key.strip(), value, f"--set {item}")
+
     def where(self, path: KeyPath) -> str:
         """`file:line key.path`, or the override that set it; a missing key points at its section."""
         for depth in range(len(path), 0, -1):
@@ -91,11 +99,7 @@ def read(path: str | Path, sets: Sequence[str] = (), environ: Mapping[str, str] 
     for name, value in sorted((os.environ if environ is None else environ).items()):
         if name.startswith(ENV_PREFIX):
             document.override(name[len(ENV_PREFIX) :].lower().replace("__", "."), value, f"${name}")
-    for item in sets:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise RecipeError([f"--set {item}: expected key=value, such as --set amount.per_class=50"])
-        document.override(key.strip(), value, f"--set {item}")
+    document.override_all(sets, "amount.per_class=50")
     return document
 
 

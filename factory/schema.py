@@ -26,6 +26,11 @@ def of_filter_recipes() -> dict[str, Any]:
     return _schema("Filter recipe", filter_recipe.FilterRecipe, filter_recipe.Plain, sections, ["name", "corpus"])
 
 
+def of_settings(title: str, model: type[BaseModel]) -> dict[str, Any]:
+    """The same for settings without kinds, such as those of `factory evaluate`."""
+    return {"$schema": DIALECT, **model.model_json_schema(), "title": title}
+
+
 def _schema(
     title: str, whole: type[BaseModel], plain: type[BaseModel], sections: Mapping[str, Section], required: list[str]
 ) -> dict[str, Any]:

@@ -78,6 +78,8 @@ def test_check_plan_and_schema(
     assert code == 0 and "16×16 px" in out
     code, out, _ = factory(monkeypatch, capsys, "schema")
     assert code == 0 and json.loads(out)["properties"]["filters"]["type"] == "array"
+    code, out, _ = factory(monkeypatch, capsys, "schema", "--for", "evaluate")
+    assert code == 0 and json.loads(out)["properties"]["protocol"]["enum"] == ["run", "few_shot", "long_tail"]
 
 
 def test_preview_makes_the_images_that_the_build_will(

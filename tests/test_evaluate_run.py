@@ -8,10 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
+from ruamel.yaml import YAML
 
+from factory import schema as schemas
 from factory.cli import main
 from factory.contracts import Generator
 from factory.errors import UserError
@@ -235,6 +238,11 @@ def test_settings_are_checked_and_quick_is_laid_under_them(tmp_path: Path) -> No
     assert (quick.steps, quick.ratios, quick.seeds, quick.test) == (7, (0, 1, 5), 3, 100)
     shipped = {path.stem: asking.load(path) for path in (ROOT / "recipes" / "evaluate").glob("*.yaml")}
     assert {name: settings.protocol for name, settings in shipped.items()} == {"few_shot": "few_shot", "long_tail": "long_tail"}
+    schema = jsonschema.Draft202012Validator(schemas.of_settings("Evaluation settings", Settings))
+    for path in (ROOT / "recipes" / "evaluate").glob("*.yaml"):
+        schema.validate(YAML(typ="safe").load(path))
+    assert schema.is_valid({"shots": 5}) and schema.is_valid({"shots": [5, 1]}) and not schema.is_valid({"shots": "5"})
+    assert not schema.is_valid({"seed": 3}) and schema.schema["properties"]["steps"]["description"]
     for text, message in (
         ("seed=3", "did you mean seeds"),
         ("ratios=[-1]", "0 or more"),

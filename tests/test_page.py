@@ -134,7 +134,7 @@ def test_a_run_without_evaluation_says_so(run: Path, tmp_path: Path) -> None:
     result = render.write(run, tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert result["rows"] == result["rows_in_page"] == 60 and result["bytes"] < 1_000_000
-    assert "Not measured yet" in page.texts["verdict"] and "factory evaluate" in page.texts["verdict"]
+    assert "Not measured yet" in page.texts["verdict"] and "run --real TRAIN --test TEST" in page.texts["verdict"]
     assert {"families", "selection", "classes", "prompts", "cost", "made-by"} <= page.texts.keys()
     assert not {"utility", "fidelity", "memorisation"} & page.texts.keys()
     assert "100% of the cells" in page.texts["prompts"]

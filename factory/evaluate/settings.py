@@ -15,12 +15,21 @@ from factory.errors import RecipeError
 Section = Literal["utility", "fidelity", "memorisation"]
 Classifier = Literal["small_network", "linear_probe"]
 SECTIONS: tuple[Section, ...] = ("utility", "fidelity", "memorisation")
+LISTS = ("sections", "shots", "ratios", "classifiers")  # of which one alone may be written without brackets
+
+
+def _one_or_several(schema: dict[str, Any]) -> None:
+    """The JSON Schema as `Settings` reads lists."""
+    for name in LISTS:
+        field = schema["properties"][name]
+        several = {key: field.pop(key) for key in ("type", "items", "minItems")}
+        field["anyOf"] = [several["items"], several]
 
 
 class Settings(BaseModel):
     """How a run is evaluated. The guards always run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_one_or_several)
 
     sections: tuple[Section, ...] = Field(SECTIONS, min_length=1, description="What to measure.")
     protocol: Literal["run", "few_shot", "long_tail"] = Field(
@@ -67,8 +76,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_is_a_list(cls, values: Any) -> Any:
-        lists = ("sections", "shots", "ratios", "classifiers")
-        return {k: [v] if k in lists and not isinstance(v, list | tuple) else v for k, v in dict(values).items()}
+        return {k: [v] if k in LISTS and not isinstance(v, list | tuple) else v for k, v in dict(values).items()}
 
 
 QUICK: dict[str, Any] = {"steps": 150, "test": 100, "validation": 20, "reference": 1000, "ratios": [0, 1, 2, 5]}
@@ -76,7 +84,8 @@ QUICK: dict[str, Any] = {"steps": 150, "test": 100, "validation": 20, "reference
 
 def load(path: Path | None, sets: Sequence[str] = (), quick: bool = False) -> Settings:
     """The defaults, over them --quick, the file and --set. Raises RecipeError with every fault."""
-    document = read(path, sets, environ={}) if path is not None else _bare(sets)
+    document = Document(CommentedMap(), "evaluation") if path is None else read(path, environ={})
+    document.override_all(sets, "seeds=10")
     for key, value in QUICK.items() if quick else ():
         document.data.setdefault(key, value)
     faults: list[str] = []
@@ -84,13 +93,3 @@ def load(path: Path | None, sets: Sequence[str] = (), quick: bool = False) -> Se
     if settings is None:
         raise RecipeError(ordered(faults))
     return settings
-
-
-def _bare(sets: Sequence[str]) -> Document:
-    document = Document(CommentedMap(), "evaluation")
-    for item in sets:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise RecipeError([f"--set {item}: expected key=value, such as --set seeds=10"])
-        document.override(key.strip(), value, f"--set {item}")
-    return document
