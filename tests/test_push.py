@@ -91,6 +91,11 @@ def size(folder: Path) -> int:
     return sum(map(len, shards(folder).values()))
 
 
+def selection_of(folder: Path) -> str:
+    """Names the images that a run has exported."""
+    return str(json.loads(next(folder.glob("dataset/provenance/*/facts.json")).read_text())["selection"])
+
+
 def assert_holds(hub: Hub, folder: Path, repo: str = "ada/birds") -> None:
     """The head of the repository has the shards of a run, byte by byte, and what explains them."""
     for path, data in shards(folder).items():
@@ -294,6 +299,18 @@ def test_memorisation_stops_a_push(hub: Hub, ada: Client, home: Path) -> None:
     assert "**Published although the gate on memorisation did not pass" in text and "0-000007" in text
 
 
+def test_an_evaluation_of_other_images_is_not_on_the_card(hub: Hub, ada: Client, home: Path) -> None:
+    path, words = home / "run" / "evaluation.json", "Use it: synthetic to real 2:1."
+    try:
+        for selection, told in ((selection_of(home / "run"), True), ("0" * 16, False), (None, False)):
+            path.write_text(json.dumps({"selection": selection, "verdict": {"use": True, "text": words}}))
+            status, said = ada.factory("push", "run", "ada/birds")
+            assert status == 0 and ("`factory evaluate` again" in said) is not told, said
+            assert (words in hub.read("ada/birds", "README.md").decode()) is told
+    finally:
+        path.unlink()
+
+
 def test_the_gate_in_words() -> None:
     assert gate.check(None, False) == gate.check({}, False) == gate.check({"memorisation": {"gate": {"passed": True}}}, False) == ""
     broken = {
@@ -319,7 +336,12 @@ def test_tokens(hub: Hub, ada: Client, home: Path) -> None:
 
 def test_nothing_of_this_machine_leaves_it(hub: Hub, ada: Client, home: Path) -> None:
     (home / "run" / "evaluation.json").write_text(
-        json.dumps({"verdict": {"use": None, "ratio": None, "gain": 0, "ci95": 0, "text": f"see {home}/x"}})
+        json.dumps(
+            {
+                "selection": selection_of(home / "run"),
+                "verdict": {"use": None, "ratio": None, "gain": 0, "ci95": 0, "text": f"see {home}/x"},
+            }
+        )
     )
     try:
         status, said = ada.factory("push", str(home / "run"), "ada/birds")

@@ -13,18 +13,17 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from factory import __version__, provenance
+from factory import __version__, provenance, select
 from factory.contracts import Filter
 from factory.publish import names
 from factory.recipe import Recipe
-from factory.select import Selection
 from factory.store import Store
 
 PROVENANCE = "provenance"  # the folder of a dataset that holds recipe.yaml, plan.json and facts.json of each plan in it
 MODEL_KEYS = {"model", "encoder", "sentences", "vae", "lora", "controlnet", "control", "ip_adapter", "textual_inversion", "scorer"}
 
 
-def gather(recipe: Recipe, store: Store, labels: np.ndarray, selection: Selection, columns: list[str]) -> dict[str, Any]:
+def gather(recipe: Recipe, store: Store, labels: np.ndarray, selection: select.Selection, columns: list[str]) -> dict[str, Any]:
     """The facts of one plan's selection. labels: int [N] of every generated row, kept or refused."""
     run = store.run()
     class_names = run["identity"]["source"]["class_names"]
@@ -40,6 +39,7 @@ def gather(recipe: Recipe, store: Store, labels: np.ndarray, selection: Selectio
         "data_files": recipe.export.data_files(recipe.split),
         "class_names": class_names,
         "columns": columns,
+        "selection": select.digest(selection.keep),
         "rows": int(selection.keep.sum()),
         "generated": len(labels),
         "rounds": len(store.rounds()),
@@ -86,7 +86,7 @@ def _real(run: dict[str, Any]) -> int:
     return int(sum(run["identity"]["source"].get("real", [])))
 
 
-def _rules(recipe: Recipe, selection: Selection, rows: int) -> Iterator[dict[str, Any]]:
+def _rules(recipe: Recipe, selection: select.Selection, rows: int) -> Iterator[dict[str, Any]]:
     """Each rule in its order: what it asks, how many it was the first to refuse, how many were left."""
     refused = selection.refused()
     for name, f in recipe.named_filters():

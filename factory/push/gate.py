@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from factory.errors import UserError
 
+log = logging.getLogger("factory")
 SHOWN = 10  # ids or checks that a message names
 
 
@@ -23,6 +25,18 @@ def evaluation(run: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise UserError(f"{path.name} of the run is no JSON object; run `factory evaluate` again")
     return found
+
+
+def of_these(found: dict[str, Any] | None, facts: dict[str, Any]) -> dict[str, Any] | None:
+    """The evaluation, where it measured the very images of the dataset with these facts; None where it measured others."""
+    selection = facts.get("selection")
+    if found is None or (selection and found.get("selection") == selection):
+        return found
+    log.warning(
+        "the card will not say what evaluation.json found: it measured another selection of the run's images than the dataset holds. "
+        "Run `factory evaluate` again; or, to push the images that it measured, `factory select` with their rules and --export"
+    )
+    return None
 
 
 def faults(found: dict[str, Any] | None) -> list[str]:

@@ -76,6 +76,7 @@ def _push(folder: Path, remote: Remote, options: Options, evaluation: dict[str, 
     if not options.dry_run:
         remote.create(private=not options.public)
     state = remote.state()
+    evaluation = gate.of_these(evaluation, facts)
     facts = contents.told(_with_licences(facts, remote), evaluation, accepted, options.licence, sheet)
     whole = _whole(folder, facts, remote, state, options)
     _check_leaks(folder, whole, state)
