@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from factory import recipe as recipes
 from factory import reselect
 from factory.errors import UserError
+from factory.evaluate import guards
 from factory.evaluate.backbones import Backbone
 from factory.select import Rule
 from factory.tune import search, space, worth
@@ -155,6 +157,65 @@ def test_it_never_looks_at_test_images(birds: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the recipe uses all of its images"):
         tune(birds, tmp_path / "out", overrides=["source.shots=16"])
     assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_it_never_looks_at_test_images_under_another_name(birds: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = recipes.load(birds, environ={})
+    table = recipe.source.open()
+    whole = worth.validation(recipe, table, str(tmp_path / "birds"), "train", 100)
+    held_out = tmp_path / "held-out"
+    for label, name in enumerate(("finch", "heron")):
+        (held_out / name).mkdir(parents=True)
+        image = whole.images[whole.labels == label][0]
+        Image.fromarray(image).save(held_out / name / "again.png", compress_level=0)  # other bytes, the same pixels
+    rest = worth.validation(recipe, table, str(tmp_path / "birds"), "train", 100, str(held_out))
+    assert len(rest.labels) == len(whole.labels) - 2 and "2 images of --real are test images" in caplog.text
+    assert not set(guards.digests(rest.images)) & {guards.digests(whole.images[whole.labels == label])[0] for label in (0, 1)}
+    with pytest.raises(UserError, match="never looks at test images"):
+        tune(birds, tmp_path / "out", real=str(held_out), test=str(held_out))
+    own = table.read(3).image
+    Image.fromarray(own).save(held_out / "finch" / "own.png")
+    with pytest.raises(UserError, match=r"training_in_test: 1 images of the recipe's source are test images.*: 3 = test"):
+        tune(birds, tmp_path / "out", test=str(held_out))
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def unused(table: Any, folder: Path) -> list[Path]:
+    """The images in a folder that a recipe does not use."""
+    keys = {table.read(row).key for row in range(len(table))}
+    return [path for path in sorted(folder.rglob("*.png")) if hashlib.sha256(path.read_bytes()).hexdigest() not in keys]
+
+
+def test_the_test_split_of_a_folder_is_known_without_being_named(birds: Path, tmp_path: Path) -> None:
+    split = tmp_path / "split"
+    shutil.copytree(tmp_path / "birds", split / "train")
+    recipe = recipes.load(birds, [f"source.dataset={split}"], environ={})
+    table = recipe.source.open()
+    for path in unused(table, split)[:3]:
+        (split / "test" / "any").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, split / "test" / "any" / path.name)
+    found = worth.validation(recipe, table, str(split), "train", 100)
+    assert len(found.labels) == 32 - 8 - 3
+
+
+def test_images_that_cannot_be_decoded_are_left_out(birds: Path, tmp_path: Path) -> None:
+    """One that the recipe would use, and one that would validate."""
+    table = recipes.load(birds, environ={}).source.open()
+    free = unused(table, tmp_path / "birds")
+    own = next(path for path in (tmp_path / "birds").rglob("*.png") if path not in free)
+    for path in (own, free[0]):
+        path.write_bytes(path.read_bytes()[:60])
+    result = tune(birds, tmp_path / "out", objective="accuracy", trials=1, overrides=["amount.rounds=1"])
+    assert result["rows"][0]["accuracy"] is not None and result["validation_images"] == 32 - 8 - 1
+
+
+def test_a_search_belongs_to_its_source(birds: Path, tmp_path: Path) -> None:
+    tune(birds, tmp_path / "out", trials=1)
+    table = recipes.load(birds, environ={}).source.open()
+    found = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in (tmp_path / "birds").rglob("*.png")}
+    Image.new("RGB", (16, 16), "red").save(found[table.read(0).key])
+    with pytest.raises(UserError, match="another recipe, source, validation set or objective"):
+        tune(birds, tmp_path / "out", trials=1)
 
 
 def test_agreement_prefers_what_a_probe_recognises(birds: Path, tmp_path: Path) -> None:

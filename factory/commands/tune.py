@@ -16,6 +16,10 @@ def command(
     recipe_file: RecipeFile,
     real: Annotated[str, typer.Option(help="Real images to validate on; those that the recipe uses are left out.", show_default=False)],
     split: Annotated[str, typer.Option(help="Their split; never a test split.")] = "train",
+    test: Annotated[
+        str | None,
+        typer.Option(help="Test images, which are never used; default: the test split of --real, if it is a folder.", show_default=False),
+    ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Settings to measure in all, earlier launches counted in.")] = 20,
     minutes: Annotated[float | None, typer.Option(min=0, help="Begin no further setting after this long.", show_default=False)] = None,
     objective: Annotated[
@@ -42,6 +46,6 @@ def command(
 
     folder = out or Path("runs") / f"{recipes.load(recipe_file, sets or []).name}-tune"
     result = search.run(
-        recipe_file, sets or [], real, split, folder, cast(Objective, objective), trials, minutes, seed, per_class, backbone, networks, steps, device,
+        recipe_file, sets or [], real, split, folder, cast(Objective, objective), trials, minutes, seed, per_class, backbone, networks, steps, device, test,
     )  # fmt: skip
     print(json.dumps(result) if as_json else search.summary(result, folder))

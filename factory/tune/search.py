@@ -22,7 +22,7 @@ RANDOM = 8  # settings drawn at random before the model of the search is trusted
 
 def run(
     path: Path, overrides: list[str], real: str, split: str, out: Path, objective: Objective, trials: int, minutes: float | None,
-    seed: int, per_class: int, backbone: str, networks: int, steps: int, device: str,
+    seed: int, per_class: int, backbone: str, networks: int, steps: int, device: str, test: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Search until `trials` settings were measured in all, or `minutes` have passed in this launch. Returns what search.json holds.
 
@@ -33,7 +33,7 @@ def run(
         raise UserError(f"--objective {objective}: there are {', '.join(OBJECTIVES)}")
     recipe = recipes.load(path, overrides)
     table = recipe.source.open()
-    found, images = worth.validation(recipe, table, real, split, per_class)
+    images = worth.validation(recipe, table, real, split, per_class, test)
     judge = Judge(
         path, tuple(overrides), recipe, table, images, out / "runs", objective, backbone, networks, steps, device
     )  # fmt: skip
@@ -42,7 +42,8 @@ def run(
     if objective in ("frechet", "coverage") and len(images.labels) < worth.LEAST:
         raise UserError(f"--real {real}: {len(images.labels)} images are too few for a distance; give at least {worth.LEAST}")
     measured = [backbone] if objective != "accuracy" else [networks, steps]
-    identity = [recipe.settings(), found.fingerprint, objective, seed, per_class, measured, [knob.values for knob in judge.knobs]]
+    seen = [recipe.settings(), table.fingerprint, images.fingerprint]
+    identity = [*seen, objective, seed, per_class, measured, [knob.values for knob in judge.knobs]]
     study = _study(out, objective, hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest())
     _search(study, judge, seed, trials, minutes)
     return _write_down(study, judge, out)
@@ -61,7 +62,7 @@ def _study(out: Path, objective: Objective, identity: str) -> Any:
     direction: Any = "minimize" if objective in LOWER else "maximize"
     study = optuna.create_study(storage=storage, study_name="tune", direction=direction, load_if_exists=True)
     if study.user_attrs.get("identity", identity) != identity:
-        raise UserError(f"{out} holds a search of another recipe, validation set or objective; choose another --out")
+        raise UserError(f"{out} holds a search of another recipe, source, validation set or objective; choose another --out")
     study.set_user_attr("identity", identity)
     for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # an earlier launch was killed over it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from factory import plan as planning
 from factory import recipe as recipes
 from factory.contracts import Source, Table
 from factory.errors import Undecodable, UserError
-from factory.evaluate import backbones, fidelity
+from factory.evaluate import backbones, fidelity, guards, sets
 from factory.evaluate.utility import Synthetic
 from factory.evaluate.utility import run as compare
 from factory.recipe import Recipe
@@ -39,6 +39,11 @@ class Real:
 
     images: np.ndarray
     labels: np.ndarray
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of pixels and labels."""
+        return hashlib.sha256(b"".join(guards.digests(self.images)) + self.labels.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class Judge:
         shards, rows = store.read_rows()
         keys = space.bounds(recipe, assemble.rules(recipe, store, shards), setting)
         decided = recipes.load(self.path, [*self.overrides, *space.sets({**made, **keys})])
-        real = np.bincount(self.table.labels, minlength=len(self.table.class_names))
+        real = np.bincount(self.table.labels[self.table.labels >= 0], minlength=len(self.table.class_names))
         quota = None
         if "ratio" in setting:
             per_class = np.ceil(setting["ratio"] * real).astype(int)
@@ -156,45 +161,85 @@ class Judge:
 
     @cached_property
     def _own(self) -> Real:
-        return pictures(self.table, np.arange(len(self.table)), self.size)
+        rows = np.flatnonzero(self.table.labels >= 0).tolist()
+        own = decoded(self.table, rows, "the recipe's source")
+        return fitted(((int(self.table.labels[row]), image) for row, image in own), self.size)
 
     def _synthetic(self, store: Store, shards: Sequence[str], keep: np.ndarray) -> Synthetic:
-        found, labels, parents, at = [], [], [], 0
+        found, labels, at = [], [], 0
         for shard in shards:
             rows = store.mark(shard)["rows"]
             own = np.flatnonzero(keep[at : at + rows])
             at += rows
-            for row in store.read_shard(shard, ["image", "label", "parent_rows"]).take(own).to_pylist():
+            for row in store.read_shard(shard, ["image", "label"]).take(own).to_pylist():
                 found.append(images.fit(images.decode(row["image"]), *self.size))
                 labels.append(row["label"])
-                parents.append(row["parent_rows"] or [])
-        return Synthetic(np.stack(found), np.array(labels), parents)
+        return Synthetic(np.stack(found), np.array(labels), None)  # their parents are the recipe's own images, all of them
 
 
-def pictures(table: Table, rows: np.ndarray, size: tuple[int, ...] | None = None) -> Real:
-    """The given rows in one size, that of the first by default; what cannot be decoded is left out."""
-    found, labels = [], []
-    for row in rows.tolist():
+def decoded(table: Table, rows: Iterable[int], what: str) -> Iterator[tuple[int, np.ndarray]]:
+    """(row, uint8 [H, W, 3]) of the given rows; what cannot be decoded is left out. what: they are, for the log."""
+    for row in rows:
         try:
-            image = table.read(row).image
+            yield int(row), table.read(int(row)).image
         except Undecodable as error:
-            log.warning("real image %d is left out: %s", row, error)
-            continue
+            log.warning("row %d of %s cannot be decoded and is left out: %s", row, what, error)
+
+
+def fitted(found: Iterable[tuple[int, np.ndarray]], size: tuple[int, ...] | None = None) -> Real:
+    """(label, image) in one size, that of the first by default. Raises UserError for none."""
+    pictures, labels = [], []
+    for label, image in found:
         size = size or image.shape[:2]
-        found.append(images.fit(image, size[0], size[1]))
-        labels.append(int(table.labels[row]))
-    if not found:
+        pictures.append(images.fit(image, size[0], size[1]))
+        labels.append(label)
+    if not pictures:
         raise UserError("none of the real images can be decoded")
-    return Real(np.stack(found), np.array(labels))
+    return Real(np.stack(pictures), np.array(labels))
 
 
-def validation(recipe: Recipe, table: Table, dataset: str, split: str, most: int) -> tuple[Table, Real]:
-    """At most `most` real images a class that the recipe does not use, from a split that is no test split. Raises UserError."""
+def validation(recipe: Recipe, table: Table, dataset: str, split: str, most: int, test: str | None = None) -> Real:
+    """At most `most` real images a class that the recipe does not use, none of them a test image.
+
+    test: the held-out images as `factory evaluate` takes them; None for the test split of `dataset`, where this is a folder that has one.
+    Raises UserError, also where the recipe itself uses a test image.
+    """
     if _says_test(split) or _says_test(Path(dataset).stem):
-        raise UserError(
-            f"--real {dataset}, split {split}: a search never looks at test images, or their accuracy means nothing afterwards; "
-            "name training or validation images"
-        )
+        raise _looks_at_test(dataset, split)
+    found = _opened(recipe, table, dataset, split)
+    known = _test_images(recipe, dataset, test)
+    own = [(str(row), guards.digests([image])[0]) for row, image in decoded(table, range(len(table)), "the recipe's source")]
+    guards.require([guards.test_images_in("training_in_test", "images of the recipe's source", own, known)])
+    used, tested = {digest for _, digest in own}, 0
+    chosen: list[tuple[int, np.ndarray]] = []
+    for label in range(len(table.class_names)):
+        order = seeds.rng(recipe.seed, "validation", label).permutation(np.flatnonzero(found.labels == label))
+        wanted = len(chosen) + most
+        for _, image in decoded(found, order.tolist(), "--real"):
+            digest = guards.digests([image])[0]
+            tested += digest in known
+            if digest not in used and digest not in known:
+                chosen.append((label, image))
+            if len(chosen) == wanted:
+                break
+    if tested and not chosen:
+        raise _looks_at_test(dataset, split)
+    if not chosen:
+        raise UserError(f"--real {dataset}, split {split}: the recipe uses all of its images; name other ones, or set source.shots")
+    if tested:
+        log.warning("%d images of --real are test images and are left out", tested)
+    return fitted(chosen)
+
+
+def _looks_at_test(dataset: str, split: str) -> UserError:
+    return UserError(
+        f"--real {dataset}, split {split}: a search never looks at test images, or their accuracy means nothing afterwards; "
+        "name training or validation images"
+    )
+
+
+def _opened(recipe: Recipe, table: Table, dataset: str, split: str) -> Table:
+    """The images of --real, whose classes are those of the recipe's source."""
     shared = {key: getattr(recipe.source, key) for key in ("image", "label", "classes") if hasattr(recipe.source, key)}
     try:
         source: Any = kinds.nested("sources", Source, {**shared, "dataset": dataset, "split": split})
@@ -205,24 +250,29 @@ def validation(recipe: Recipe, table: Table, dataset: str, split: str, most: int
         raise UserError(
             f"--real {dataset} has the classes {found.class_names}, and the recipe's source has {table.class_names}; they must agree"
         )
-    used = {table.read(row).key for row in range(len(table))}
-    rows: list[int] = []
-    for label in range(len(table.class_names)):
-        order = seeds.rng(recipe.seed, "validation", label).permutation(np.flatnonzero(found.labels == label))
-        rows += _unused(found, order, used, most)
-    if not rows:
-        raise UserError(f"--real {dataset}, split {split}: the recipe uses all of its images; name other ones, or set source.shots")
-    return found, pictures(found, np.array(rows))
+    return found
 
 
-def _unused(found: Table, order: np.ndarray, used: set[str], most: int) -> list[int]:
-    rows: list[int] = []
-    for row in order.tolist():
-        if len(rows) == most:
-            break
-        if found.read(row).key not in used:
-            rows.append(row)
-    return rows
+def _test_images(recipe: Recipe, dataset: str, test: str | None) -> dict[bytes, str]:
+    """Pixel digest -> row of every test image that is known of."""
+    table = _test_split(recipe, dataset) if test is None else sets.opened(test, "test", alone=True)
+    if table is None:
+        log.info("no test images are known, so none is looked for among those of --real; name them with --test")
+        return {}
+    return {guards.digests([image])[0]: str(row) for row, image in decoded(table, range(len(table)), "the test images")}
+
+
+def _test_split(recipe: Recipe, dataset: str) -> Table | None:
+    """The split `test` of a local folder, None where it has none; a single file is taken whole, whatever its split."""
+    if not Path(dataset).expanduser().is_dir():
+        return None
+    found = {"dataset": dataset, "split": "test", "image": getattr(recipe.source, "image", "image"), "label": None}
+    source: Any = kinds.nested("sources", Source, found)
+    try:
+        return source.open()  # type: ignore[no-any-return]
+    except UserError as error:
+        log.info("%s: no test split: %s", dataset, error)
+        return None
 
 
 def _says_test(name: str) -> bool:
