@@ -236,7 +236,8 @@ class Corpus(Kind, ABC):
 
     @abstractmethod
     def cut(self, rows: int, catalogue: Path) -> Iterator[tuple[Cut, str]]:
-        """Cut the corpus into shards of about that many rows, without decoding; each with a digest of its files' names and sizes.
+        """Cut the corpus into shards of about that many rows, without decoding; each with a digest of its files' names, sizes and
+        times (or checksums).
 
         The order is fixed. What reading needs beside the cuts (a list of files) is written into the folder `catalogue`. Raises UserError.
         """

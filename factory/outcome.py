@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from factory import assemble, filter_card, select
+from factory import assemble, catalogue, filter_card, select
 from factory.cells import fitted, merged_kind
 from factory.contracts import DatasetInfo
 from factory.errors import Undecodable, UserError
@@ -117,8 +117,7 @@ def reselect(recipe: FilterRecipe, store: Store, export: bool) -> dict[str, Any]
     """Decide again with other rules: selection.parquet and the index always, the new shards when `export`. Returns what `select` tells."""
     rows = collected(store)
     selection = decide(recipe, store, rows)
-    cuts = [Cut(**row) for row in pq.read_table(store.folder / "corpus" / "cuts.parquet").to_pylist()]
-    leave(recipe, store, rows, selection, cuts, dataset=export)
+    leave(recipe, store, rows, selection, catalogue.read(store.folder / "corpus"), dataset=export)
     return counts(rows, selection)
 
 

@@ -22,6 +22,8 @@ AHEAD_BYTES = 256 << 20  # of decoded pixels, before the batch that is being sco
 BATCH_BYTES = 256 << 20  # a batch of huge images is cut short
 TRIES = 4
 Item = TypeVar("Item")
+FORBIDDEN = "no_permission"
+_REFUSING = (401, 403)
 _PASSING = (408, 425, 429)  # a server that is busy, or asks for a pause: no word about the file
 _NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)  # what stands there is no file's name
 PATIENCE = 0.5  # seconds before the second try, and twice as many before each further one
@@ -96,7 +98,10 @@ def decoded(found: Found) -> Read:
 
 
 def stored(image: bytes | str | None) -> bytes:
-    """A row's file bytes. Raises Undecodable(missing) where there is no such file, OSError where it cannot be read for now."""
+    """A row's file bytes.
+
+    Raises Undecodable: `missing` where there is no such file, `no_permission` where it may not be read; OSError where it cannot be read for now.
+    """
     if image is None:
         raise Undecodable("the row has no image", "missing")
     if isinstance(image, bytes):
@@ -104,10 +109,14 @@ def stored(image: bytes | str | None) -> bytes:
     for attempt in range(TRIES):
         try:
             return _fetched(image)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError) as error:
+        except PermissionError as error:
+            raise Undecodable(f"no permission to read the file: {error}", FORBIDDEN) from error
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:
             raise Undecodable(f"cannot read the file: {error}", "missing") from error
         except Exception as error:  # each file system has its own; what is not a plain refusal may pass
             status = getattr(error, "status", 0)
+            if status in _REFUSING:
+                raise Undecodable(f"no permission to read the file: {error}", FORBIDDEN) from error
             if getattr(error, "errno", None) in _NO_NAME or (400 <= status < 500 and status not in _PASSING):
                 raise Undecodable(f"cannot read the file: {error}", "missing") from error
             if attempt == TRIES - 1:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from factory import assemble, filter_recipe, outcome, report
+from factory import assemble, filter_recipe, filtering, outcome, report
 from factory import plan as planning
 from factory import recipe as recipes
 from factory.recipe import Recipe
@@ -54,6 +54,8 @@ def _of_corpus(store: Store, recipe_file: Path | None, sets: list[str], export: 
     """The same for a filter run: the index always, new shards when `export`."""
     recipe = filter_recipe.load(recipe_file or store.folder / "recipe.json", sets)
     with store.owned() if export else contextlib.nullcontext():
+        if export:
+            filtering.require_unchanged(recipe, store)
         return outcome.reselect(recipe, store, export)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from factory import claims, reading, scoring
-from factory.cells import fitted
+from factory.cells import clean, fitted
 from factory.contracts import CorpusReader, FilterContext
 from factory.encoders import Encoder
 from factory.errors import UserError
@@ -247,7 +247,7 @@ def _table(rows: Sequence[Read], carry: Sequence[str], types: dict[str, str]) ->
         "id": pa.array([row.found.id for row in rows], pa.string()),
         "label": pa.array([row.found.label for row in rows], pa.string()),
         "fault": pa.array([row.reason for row in rows], pa.string()),
-        "detail": pa.array([row.detail[:DETAIL] for row in rows], pa.string()),
+        "detail": pa.array([clean(row.detail)[:DETAIL] for row in rows], pa.string()),
         "height": pa.array([shape[0] for shape in shapes], pa.int32()),
         "width": pa.array([shape[1] for shape in shapes], pa.int32()),
     }

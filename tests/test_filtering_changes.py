@@ -68,6 +68,27 @@ def test_members_of_a_tar_whose_names_are_no_utf8_are_rows(tmp_path: Path) -> No
     assert [row["id"] for row in kept(tmp_path)] == ["0.tar/a", "0.tar/caf\\xe9"]
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "tar"])
+def test_files_whose_own_names_are_no_utf8_are_read_and_exported(suffix: str, tmp_path: Path) -> None:
+    plain = tmp_path / f"plain.{suffix}"
+    corpora.parquet(plain, 5) if suffix == "parquet" else corpora.tar(plain, 5)
+    (tmp_path / "corpus").mkdir()
+    try:
+        os.rename(plain, os.fsencode(tmp_path / "corpus") + b"/caf\xe9." + suffix.encode())
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    image = "photo" if suffix == "parquet" else "image"
+    report = sift(tmp_path, corpus=f"{{dataset: {tmp_path / 'corpus'}, image: {image}}}", filters="[]", keep="both")
+    assert report["kept"] == 5 and all(row["id"].startswith(f"caf\\udce9.{suffix}") for row in kept(tmp_path))
+    assert reselect(tmp_path / "run", None, [], True)["kept"] == 5
+    if suffix == "parquet":
+        with pytest.raises(UserError, match=r"caf\\udce9.parquet has no column 'nothing'"):
+            sift(tmp_path, "wrong", corpus=f"{{dataset: {tmp_path / 'corpus'}, image: nothing}}")
+        (tmp_path / "corpus" / os.fsdecode(b"d\xe9.parquet")).write_bytes(b"PAR1")
+        report = sift(tmp_path, "damaged", corpus=f"{{dataset: {tmp_path / 'corpus'}, image: photo}}", filters="[]")
+        assert report["examples"]["unreadable_file"][0]["id"] == "d\\udce9.parquet"
+
+
 def test_a_link_in_a_tar_is_a_row_with_a_reason(tmp_path: Path) -> None:
     import tarfile
 
@@ -118,7 +139,85 @@ def test_a_damaged_footer_is_a_row_with_a_reason(tmp_path: Path) -> None:
     assert report["read"] == 4 and report["refused"]["unreadable_file"] == 1
 
 
+# ---- what may not be read
+
+
+def test_what_may_not_be_read_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = pictures(tmp_path / "corpus", ["a.png", "b.png"])
+    fetch = reading._fetched
+
+    def guarded(place: str) -> bytes:
+        if place.endswith("b.png"):
+            raise PermissionError(13, "Permission denied", place)
+        return fetch(place)
+
+    monkeypatch.setattr(reading, "_fetched", guarded)
+    report = sift(tmp_path, corpus=f"{{dataset: {at}}}")
+    assert report["refused"] == {"Brightness": 0, "no_permission": 1} and report["kept"] == 1
+    assert "no permission to read" in report["examples"]["no_permission"][0]["detail"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_a_corpus_that_may_not_be_listed_or_opened_says_so(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.local import LocalFileSystem
+
+    at = pictures(tmp_path / "corpus", ["a.png"])
+    if kind == "parquet":
+        corpora.parquet(tmp_path / "corpus" / "a.parquet", 3)
+
+    def denied(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied", "somewhere")
+
+    monkeypatch.setattr(*((os, "scandir") if kind == "folder" else (LocalFileSystem, "open")), denied)
+    with pytest.raises(UserError, match="no permission to .*grant it, or leave"):
+        sift(tmp_path, corpus=f"{{dataset: {at}, kind: {kind}, image: photo}}", filters="[]")
+
+
 # ---- what changes under a run
+
+
+def replaced(file: Path, data: bytes) -> None:
+    """Other bytes, as many, at another time."""
+    size, before = file.stat().st_size, file.stat().st_mtime_ns
+    file.write_bytes(data)
+    os.utime(file, ns=(before + 1_000, before + 1_000))
+    assert file.stat().st_size == size
+
+
+@pytest.mark.parametrize("kind", ["folder", "caption", "parquet", "tar"])
+def test_a_file_that_was_replaced_by_one_of_the_same_size_is_noticed(kind: str, tmp_path: Path) -> None:
+    at = tmp_path / "corpus"
+    corpus, told = f"{{dataset: {at}}}", "shard 000000, rows 0 to 1"
+    if kind in ("folder", "caption"):
+        pictures(at, ["a.png"])
+        (at / "a.txt").write_text("one")
+        file, data = (at / "a.png", corpora.picture(201)) if kind == "folder" else (at / "a.txt", b"two")
+        corpus = f"{{dataset: {at}, caption: .txt}}"
+    elif kind == "parquet":
+        file, told = corpora.parquet(at / "a.parquet", 5), "a.parquet"
+        data, corpus = file.read_bytes(), f"{{dataset: {at}, image: photo}}"
+    else:
+        file, told = corpora.tar(at / "0.tar", 5), "0.tar"
+        data = file.read_bytes()
+    sift(tmp_path, corpus=corpus)
+    sift(tmp_path, corpus=corpus)
+    replaced(file, data)
+    with pytest.raises(UserError, match=f"the corpus changed since .*, at {told}: .*new --out"):
+        sift(tmp_path, corpus=corpus)
+    with pytest.raises(UserError, match="the corpus changed"):
+        reselect(tmp_path / "run", None, [], True)
+    assert reselect(tmp_path / "run", None, [], False)["rows"] > 0  # the scores are still those of what was there
+    with pytest.raises(UserError, match="another plan .*shard"):
+        sift(tmp_path, corpus=corpus, shard="3")  # not taken for a change of the corpus
+
+
+def test_a_file_elsewhere_is_told_by_the_checksum_that_its_server_gives() -> None:
+    from factory.corpora import _places
+
+    away = SimpleNamespace(protocol="s3")
+    one, other = ({"size": 5, "ETag": tag, "LastModified": "now"} for tag in ("a", "b"))
+    assert _places.stamp(away, "x", one) == "5 a" != _places.stamp(away, "x", other)
+    assert _places.stamp(away, "x", {"size": 5, "mtime": 7}) == "5 7" and _places.stamp(away, "x", {"size": 5}) == "5 "
 
 
 def test_new_shards_of_a_tar_that_changed_are_refused(tmp_path: Path) -> None:
@@ -134,9 +233,10 @@ def test_rows_that_moved_within_a_tar_are_not_given_to_another_filter(tmp_path: 
     place = f"{{dataset: {tmp_path / '0.tar'}}}"
     corpora.tar(tmp_path / "0.tar", 6)
     sift(tmp_path, corpus=place, filters="[]")
-    size = (tmp_path / "0.tar").stat().st_size
+    before = (tmp_path / "0.tar").stat()
     corpora.tar(tmp_path / "0.tar", 6, first=3)
-    assert (tmp_path / "0.tar").stat().st_size == size
+    os.utime(tmp_path / "0.tar", ns=(before.st_mtime_ns, before.st_mtime_ns))  # as a file system without times would have it
+    assert (tmp_path / "0.tar").stat().st_size == before.st_size
     with pytest.raises(UserError, match="the corpus changed"):
         sift(tmp_path, corpus=place)
 

@@ -23,6 +23,7 @@ FLOORS = [
     ["contact_sheet", "prepare", "scoring", "worker", "publish", "assemble", "report", "build"],
     [
         "reading",
+        "catalogue",
         "sifter",
         "filter_card",
         "filter_progress",

@@ -16,11 +16,13 @@ from factory.errors import UserError
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-def rows(file_system: Any, base: str) -> Iterator[tuple[str, int, str | None]]:
-    """(path below the base, size, metadata as JSON) of every image, folder by folder in order.
+def rows(file_system: Any, base: str, beside: str) -> Iterator[tuple[str, str, str | None]]:
+    """(path below the base, stamp, metadata as JSON) of every image, folder by folder in order.
+
+    beside: suffix of a text file beside each image whose stamp is joined to the image's; empty for none.
 
     A metadata file speaks of the files beside and below it, by their path from where it stands. What it names and nobody finds comes
-    behind its folder's rows, with size -1. Memory holds the names of one folder and the metadata above it.
+    behind its folder's rows, with the stamp of what is absent. Memory holds the names of one folder and the metadata above it.
     """
     above: list[tuple[str, dict[str, str]]] = []
     for inner, files in _places.walk(file_system, base):
@@ -29,10 +31,12 @@ def rows(file_system: Any, base: str) -> Iterator[tuple[str, int, str | None]]:
         own = next((name for name, _ in files if name in NAMES), None)
         if own is not None:
             above.append((inner, _read(file_system, base, f"{inner}/{own}" if inner else own)))
-        for name, size in files:
+        stamps = dict(files)
+        for name, stamp in files:
             if _places.is_image(name):
                 path = f"{inner}/{name}" if inner else name
-                yield path, size, _taken(path, above)
+                text = stamps.get(name.rpartition(".")[0] + beside, _places.ABSENT) if beside else ""
+                yield path, f"{stamp} {text}".rstrip(), _taken(path, above)
     while above:
         yield from _missing(*above.pop())
 
@@ -52,9 +56,9 @@ def _taken(path: str, above: list[tuple[str, dict[str, str]]]) -> str | None:
     return next((metadata for metadata in reversed(told) if metadata is not None), None)
 
 
-def _missing(folder: str, known: dict[str, str]) -> Iterator[tuple[str, int, str | None]]:
+def _missing(folder: str, known: dict[str, str]) -> Iterator[tuple[str, str, str | None]]:
     for name, metadata in known.items():
-        yield (f"{folder}/{name}" if folder else name), -1, metadata
+        yield (f"{folder}/{name}" if folder else name), _places.ABSENT, metadata
 
 
 def _read(file_system: Any, base: str, name: str) -> dict[str, str]:

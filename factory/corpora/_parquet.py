@@ -24,21 +24,24 @@ def cuts(corpus: Columns, files: _places.Files, rows: int, catalogue: Path) -> I
     """Row groups of each file joined up to about that many rows; a larger one is cut. A file without a footer is one row with a fault."""
     number, names = 0, corpus.class_names
     write_names(catalogue, names)
-    for name, size in zip(files.names, files.sizes, strict=True):
+    for name, stamp in zip(files.names, files.stamps, strict=True):
+        shown = cells.clean(name)
         try:
             with files.file_system.open(files.path(name), "rb") as handle:
                 footer = pq.ParquetFile(handle)
-                _require(corpus, footer.schema_arrow, name)
+                _require(corpus, footer.schema_arrow, shown)
                 if names is None and corpus.label is not None:
                     names = _columns.class_label_names(footer.schema_arrow, corpus.label)
                     write_names(catalogue, names)
                 spans = list(_spans([footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups)], rows))
         except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, PermissionError):
+                raise UserError(f"{corpus.source_name()}: no permission to read {shown}; grant it, or leave the file out") from error
             if not _is_damage(error, files.file_system):
-                raise UserError(f"{corpus.source_name()}: {name} cannot be read for now: {error}; run the same command again") from error
+                raise UserError(f"{corpus.source_name()}: {shown} cannot be read for now: {error}; run the same command again") from error
             spans = [(0, -1)]
         for start, stop in spans:
-            yield Cut(f"{number:06d}", name, start, stop), f"{name} {size} {start} {stop}"
+            yield Cut(f"{number:06d}", name, start, stop), f"{shown} {stamp} {start} {stop}"
             number += 1
 
 
@@ -93,14 +96,14 @@ class ParquetReader:
     def read(self, cut: Cut) -> Iterator[Found]:
         """The rows of one cut; where a file is damaged, each row that it should have held is one with a fault."""
         if cut.stop < 0:
-            yield Found(cut.place, fault=UNREADABLE, detail="not a Parquet file, or cut short")
+            yield Found(cells.clean(cut.place), fault=UNREADABLE, detail="not a Parquet file, or cut short")
             return
-        number = cut.start
+        number, place = cut.start, cells.clean(cut.place)
         try:
             rows = self._rows(cut)
             while number < cut.stop:
                 row = next(rows)
-                yield found(self.corpus, row, f"{cut.place}#{number}", self.root, self.class_names, self.columns)
+                yield found(self.corpus, row, f"{place}#{number}", self.root, self.class_names, self.columns)
                 number += 1
                 self._cursor = (cut.place, number, rows)
         except (pa.ArrowException, OSError, StopIteration) as error:
@@ -109,7 +112,7 @@ class ParquetReader:
                 raise
             detail = str(error) or "the file ends early"
             for rest in range(number, cut.stop):
-                yield Found(f"{cut.place}#{rest}", fault=UNREADABLE, detail=detail)
+                yield Found(f"{place}#{rest}", fault=UNREADABLE, detail=detail)
 
     def _rows(self, cut: Cut) -> Iterator[dict[str, Any]]:
         if self._cursor is not None and self._cursor[:2] == (cut.place, cut.start):

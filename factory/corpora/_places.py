@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
@@ -11,6 +11,10 @@ from typing import Any
 
 from factory.errors import UserError
 
+# What tells one content of a file from another, as the file systems of fsspec call it: checksums, then times.
+_VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "sha256", "blob_id", "sha", "generation")
+_TIMES = ("LastModified", "last_modified", "mtime", "modified", "updated", "created")
+ABSENT = "-1"  # the stamp of a file that is not there
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"})
 
 
@@ -59,12 +63,12 @@ def some_names(dataset: str, limit: int) -> set[str]:
 
 @dataclass(frozen=True)
 class Files:
-    """Files below one base, by relative name in order. sizes: bytes of each."""
+    """Files below one base, by relative name in order. stamps: of each, see `stamp`."""
 
     file_system: Any
     base: str
     names: list[str]
-    sizes: list[int]
+    stamps: list[str]
 
     def path(self, name: str) -> str:
         """A file's path on the file system."""
@@ -97,26 +101,42 @@ def files(dataset: str, suffixes: tuple[str, ...]) -> Files:
         found = {path: file_system.info(path)}
     else:
         raise missing(dataset)
-    chosen = sorted((_relative(name, base), int(info.get("size") or 0)) for name, info in found.items() if info.get("type") != "directory")
-    chosen = [(name, size) for name, size in chosen if not any(part.startswith(".") for part in name.split("/"))]
+    plain = {_relative(name, base): (name, info) for name, info in found.items() if info.get("type") != "directory"}
+    chosen = sorted(name for name in plain if not any(part.startswith(".") for part in name.split("/")))
     if not chosen:
         raise UserError(f"corpus.dataset: there is no {' or '.join('*' + suffix for suffix in suffixes)} at {dataset}")
-    return Files(file_system, base, [name for name, _ in chosen], [size for _, size in chosen])
+    return Files(file_system, base, chosen, [stamp(file_system, *plain[name]) for name in chosen])
+
+
+def stamp(file_system: Any, path: str, info: Mapping[str, Any]) -> str:
+    """Size, and the checksum or time that the file system gives: a file that is replaced by another has another. Moving a file keeps it."""
+    if is_local(file_system):
+        return _local_stamp(path)
+    version = next((info[key] for key in (*_VERSIONS, *_TIMES) if info.get(key) is not None), "")
+    return f"{int(info.get('size') or 0)} {version}"
+
+
+def _local_stamp(path: str) -> str:
+    try:
+        found = os.stat(path)
+    except OSError:  # a link that leads nowhere is a row that cannot be read, later
+        return ABSENT
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def _relative(path: str, base: str) -> str:
     return path[len(base) :].lstrip("/") if base and path.startswith(base) else path.lstrip("/")
 
 
-def walk(file_system: Any, base: str) -> Iterator[tuple[str, list[tuple[str, int]]]]:
-    """(relative folder, [(name, size)] in order) of the base and every folder below it, in order; hidden ones are passed over.
+def walk(file_system: Any, base: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """(relative folder, [(name, stamp)] in order) of the base and every folder below it, in order; hidden ones are passed over.
 
     Memory holds one folder's names at a time.
     """
     yield from _local_walk(base, "", ()) if is_local(file_system) else _remote_walk(file_system, base, "")
 
 
-def _local_walk(base: str, inner: str, above: tuple[str, ...]) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+def _local_walk(base: str, inner: str, above: tuple[str, ...]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     own = os.path.realpath(os.path.join(base, inner))
     if own in above:  # a link to a folder that it is in would repeat all rows below without an end
         return
@@ -128,25 +148,18 @@ def _local_walk(base: str, inner: str, above: tuple[str, ...]) -> Iterator[tuple
             if entry.is_dir():
                 folders.append(entry.name)
             else:
-                files.append((entry.name, _size(entry)))
+                files.append((entry.name, _local_stamp(entry.path)))
     yield inner, sorted(files)
     for name in sorted(folders):
         yield from _local_walk(base, f"{inner}/{name}" if inner else name, (*above, own))
 
 
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:  # a link that leads nowhere is a row that cannot be read, later
-        return -1
-
-
-def _remote_walk(file_system: Any, base: str, inner: str) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+def _remote_walk(file_system: Any, base: str, inner: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     entries = [
         (info["name"].rstrip("/").rpartition("/")[2], info) for info in file_system.ls(within(base, inner) if inner else base, detail=True)
     ]
     entries = sorted((pair for pair in entries if not pair[0].startswith(".")), key=lambda pair: pair[0])
-    yield inner, [(name, int(info.get("size") or 0)) for name, info in entries if info["type"] != "directory"]
+    yield inner, [(name, stamp(file_system, info["name"], info)) for name, info in entries if info["type"] != "directory"]
     for name, info in entries:
         if info["type"] == "directory":
             yield from _remote_walk(file_system, base, f"{inner}/{name}" if inner else name)

@@ -19,8 +19,8 @@ _TEXT = ("txt", "text", "caption", "cls", "url")
 
 def cuts(files: _places.Files) -> Iterator[tuple[Cut, str]]:
     """A tar is a shard: it tells its rows only when it is read."""
-    for number, (name, size) in enumerate(zip(files.names, files.sizes, strict=True)):
-        yield Cut(f"{number:06d}", name, 0, -1), f"{name} {size}"
+    for number, (name, stamp) in enumerate(zip(files.names, files.stamps, strict=True)):
+        yield Cut(f"{number:06d}", name, 0, -1), f"{cells.clean(name)} {stamp}"
 
 
 class _Member(tarfile.TarInfo):
@@ -51,6 +51,7 @@ class TarReader:
     def read(self, cut: Cut) -> Iterator[Found]:
         """The rows of one tar; one that is cut short ends with a row that says so, since how many are gone nobody can tell."""
         keys: set[str] = set()
+        place = cells.clean(cut.place)
         self._types = {}
         try:
             with self.file_system.open(_places.within(self.base, cut.place), "rb") as handle:
@@ -59,10 +60,10 @@ class TarReader:
                     while unique in keys:
                         unique, number = f"{key}~{number}", number + 1
                     keys.add(unique)
-                    yield self._found(f"{cut.place}/{unique}", fields)
+                    yield self._found(f"{place}/{unique}", fields)
         except (tarfile.TarError, EOFError, FileNotFoundError) as error:
             half = f"/{self._half}" if self._half else ""  # the row in which the damage is
-            yield Found(cut.place + half, fault=BROKEN, detail=f"after {len(keys)} rows: {error or type(error).__name__}")
+            yield Found(place + half, fault=BROKEN, detail=f"after {len(keys)} rows: {error or type(error).__name__}")
 
     def _samples(self, handle: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
         """(key, suffix -> bytes) of consecutive members of one base name."""

@@ -40,7 +40,8 @@ class Folder(Columns):
         if not file_system.isdir(base):
             raise _places.missing(self.dataset)
         listing = _Listing(self, rows)
-        write_atomically(catalogue / "files.parquet", lambda path: listing.write(path, _metadata.rows(file_system, base)))
+        beside = self.caption if self.caption is not None and self.caption.startswith(".") else ""
+        write_atomically(catalogue / "files.parquet", lambda path: listing.write(path, _metadata.rows(file_system, base, beside)))
         if not listing.cuts:
             raise UserError(f"{self.source_name()}: there are no images")
         names = self.class_names or (sorted(listing.classes) if self.label == FOLDER else None)
@@ -53,7 +54,7 @@ class Folder(Columns):
 
 
 class _Listing:
-    """Rows of (path, size, metadata as JSON) as they are found, written as row groups of one shard each."""
+    """Rows of (path, stamp, metadata as JSON) as they are found, written as row groups of one shard each."""
 
     def __init__(self, corpus: Folder, rows: int):
         self.corpus, self.rows = corpus, rows
@@ -61,9 +62,9 @@ class _Listing:
         self.classes: set[str] = set()
         self.count = 0
 
-    def write(self, path: Path, found: Iterator[tuple[str, int, str | None]]) -> None:
-        schema = pa.schema([("path", pa.binary()), ("size", pa.int64()), ("metadata", pa.string())])
-        waiting: list[tuple[str, int, str | None]] = []
+    def write(self, path: Path, found: Iterator[tuple[str, str, str | None]]) -> None:
+        schema = pa.schema([("path", pa.binary()), ("stamp", pa.string()), ("metadata", pa.string())])
+        waiting: list[tuple[str, str, str | None]] = []
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
             for row in found:
                 waiting.append(row)
@@ -74,11 +75,11 @@ class _Listing:
             if waiting:
                 self._flush(writer, schema, waiting)
 
-    def _flush(self, writer: pq.ParquetWriter, schema: pa.Schema, rows: list[tuple[str, int, str | None]]) -> None:
-        paths, sizes, metadata = zip(*rows, strict=True)
+    def _flush(self, writer: pq.ParquetWriter, schema: pa.Schema, rows: list[tuple[str, str, str | None]]) -> None:
+        paths, stamps, metadata = zip(*rows, strict=True)
         columns = [
             pa.array([path.encode("utf-8", "surrogatepass") for path in paths], pa.binary()),
-            pa.array(sizes, pa.int64()),
+            pa.array(stamps, pa.string()),
             pa.array(metadata, pa.string()),
         ]
         writer.write_table(pa.table(columns, schema=schema), row_group_size=len(rows))
@@ -117,10 +118,14 @@ class FolderReader:
         identity = cells.clean(path)
         value = (path.partition("/")[0] if "/" in path else None) if corpus.label == FOLDER else cells.value_at(row, corpus.label or "")
         try:
+            caption = self._caption(path, row)
+        except PermissionError as error:
+            return Found(identity, image, None, None, columns, "no_permission", f"caption: {error}")
+        try:
             label = _columns.label(value, self.class_names)
         except LookupError as error:
-            return Found(identity, image, None, self._caption(path, row), columns, "unknown_label", str(error))
-        return Found(identity, image, label, self._caption(path, row), columns)
+            return Found(identity, image, None, caption, columns, "unknown_label", str(error))
+        return Found(identity, image, label, caption, columns)
 
     def _caption(self, path: str, row: dict[str, Any]) -> str | None:
         name = self.corpus.caption

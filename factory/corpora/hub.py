@@ -116,8 +116,8 @@ def _files(urls: list[str]) -> _places.Files:
     file_system, _ = _places.located(urls[0])
     paths = [_places.located(url)[1] for url in urls]
     base = posixpath.commonpath([posixpath.dirname(path) for path in paths])
-    sizes = [int(file_system.info(path).get("size") or 0) for path in paths]
-    return _places.Files(file_system, base, [posixpath.relpath(path, base) for path in paths], sizes)
+    stamps = [_places.stamp(file_system, path, file_system.info(path)) for path in paths]
+    return _places.Files(file_system, base, [posixpath.relpath(path, base) for path in paths], stamps)
 
 
 class _Rows:

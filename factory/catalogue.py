@@ -1,0 +1,44 @@
+"""The shards of a corpus as a run wrote them down: where each begins, and a digest of the files behind it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from factory.cells import clean
+from factory.records import Cut
+from factory.store import write_table
+
+FILE = "cuts.parquet"
+_SCHEMA = pa.schema([("name", pa.string()), ("place", pa.binary()), ("start", pa.int64()), ("stop", pa.int64()), ("digest", pa.string())])
+
+
+def write(folder: Path, cuts: Iterable[tuple[Cut, str]]) -> None:
+    """Cuts with their digests, in order. A place is kept as bytes, since names of files need not be UTF-8."""
+    rows = [(cut.name, cut.place.encode("utf-8", "surrogatepass"), cut.start, cut.stop, digest) for cut, digest in cuts]
+    columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)]
+    write_table(folder / FILE, pa.table(columns, schema=_SCHEMA))
+
+
+def read(folder: Path) -> tuple[Cut, ...]:
+    """The cuts of a catalogue folder, in order."""
+    return tuple(cut for cut, _ in _rows(folder))
+
+
+def first_change(old: Path, new: Path) -> str:
+    """Where two catalogues of one corpus differ first, in words; empty where they do not."""
+    for before, after in itertools.zip_longest(_rows(old), _rows(new)):
+        if before != after:
+            cut = (before or after)[0]
+            rows = f"shard {cut.name}" + (f", rows {cut.start} to {cut.stop}" if cut.stop >= 0 else "")
+            return clean(cut.place) or rows
+    return ""
+
+
+def _rows(folder: Path) -> list[tuple[Cut, str]]:
+    rows = pq.read_table(folder / FILE).to_pylist()
+    return [(Cut(row["name"], row["place"].decode("utf-8", "surrogatepass"), row["start"], row["stop"]), row["digest"]) for row in rows]
