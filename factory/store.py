@@ -195,6 +195,11 @@ class Store:
                 f"{self.folder}: the generator's weights changed since this run began ({'; '.join(changes)}); choose another --out"
             )
 
+    def pin_source(self, fingerprint: str) -> None:
+        """Write down the real images that a filter run compares with. Raises UserError when the scores that are here belong to others."""
+        if create_once(self.folder / "source.json", {"fingerprint": fingerprint})["fingerprint"] != fingerprint:
+            raise UserError(f"{self.folder}: the real images of `source` changed since this run began; undo that, or choose another --out")
+
     def generators(self) -> list[dict[str, Any]]:
         """What made the images: those of the recipe's generators that have been loaded so far, in the recipe's order."""
         paths = sorted(self.folder.glob("generator-*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))

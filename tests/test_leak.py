@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,11 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from factory import filter_recipe, filtering
+from factory.contracts import FilterContext
 from factory.errors import UserError
+from factory.reselect import run as reselect
+from tests import corpora
 from tests.test_encoders import Table, directly, make_model, pictures
 from tests.test_filters import make, samples, score
 
@@ -74,10 +79,50 @@ def test_leak_says_what_it_lacks(model: str, tmp_path: Path) -> None:
         make("leak", real=[{"dataset": str(tmp_path / "torn"), "splt": "test"}])
 
 
-def test_the_sets_are_part_of_what_was_measured() -> None:
-    one, two = ([{"dataset": "a/*.parquet", "split": split}] for split in ("train", "test"))
-    assert make("leak", real=one).identity() != make("leak", real=two).identity()
+def test_the_content_of_the_sets_is_part_of_what_was_measured_and_their_place_is_not(tmp_path: Path) -> None:
+    write(tmp_path / "train", pictures(3, seed=1))
+    files = write(tmp_path / "test", pictures(3, seed=2))
+    one, two = ([{"dataset": str(tmp_path / name)}] for name in ("train", "test"))
+    assert make("leak", real=one).identity() != make("leak", real=two).identity() != make("leak").identity()
     assert make("leak", real=one, max=0.9).identity() == make("leak", real=one).identity()
-    stored = make("leak", real=one).settings()
-    again = make("leak", **{key: value for key, value in stored.items() if key != "kind"})
-    assert again.identity() == make("leak", real=one).identity()
+    stored = make("leak", real=two).settings()
+    (tmp_path / "test").rename(tmp_path / "moved")
+    moved = [{"dataset": str(tmp_path / "moved")}]
+    again = make("leak", **{key: value for key, value in stored.items() if key != "kind"})  # the set is not where it was
+    assert again.identity() == make("leak", real=moved).identity()
+    Image.fromarray(pictures(1, seed=3)[0]).save(tmp_path / "moved" / files[1].relative_to(tmp_path / "test"))
+    assert make("leak", real=moved).identity() != again.identity()
+    with pytest.raises(UserError, match="not those that `contents` stands for"):
+        make("leak", real=moved, contents=stored["contents"]).open(FilterContext("cpu", [], None))
+
+
+def test_a_run_compares_anew_with_sets_that_changed_and_select_needs_none(model: str, tmp_path: Path) -> None:
+    corpus, real = pictures(4, seed=5), pictures(2, seed=6)
+    write(tmp_path / "corpus", corpus)
+    write(tmp_path / "real", [*real, corpus[1]])
+    line = f"[{{kind: leak, model: {model}, real: [{{dataset: {tmp_path / 'real'}}}], max: 0.9999}}]"
+    recipe = corpora.recipe(tmp_path / "r.yaml", corpus=f"{{dataset: {tmp_path / 'corpus'}}}", filters=line)
+
+    def refused() -> int:
+        report = filtering.run(filter_recipe.load(recipe), tmp_path / "run", "cpu")
+        assert report is not None
+        return report["refused"]["leak"]
+
+    assert refused() == 1
+    write(tmp_path / "other", [corpus[0], corpus[2]])
+    shutil.rmtree(tmp_path / "real")
+    assert reselect(tmp_path / "run", None, ["filters[0].max=0.99999"], False)["refused"]["leak"] == 1
+    (tmp_path / "other").rename(tmp_path / "real")
+    assert refused() == 2
+
+
+def test_a_filter_run_whose_source_changed_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "corpus", pictures(2, seed=5))
+    files = write(tmp_path / "real", pictures(2, seed=6))
+    sections = {"corpus": f"{{dataset: {tmp_path / 'corpus'}}}", "source": f"{{dataset: {tmp_path / 'real'}}}"}
+    recipe = filter_recipe.load(corpora.recipe(tmp_path / "r.yaml", **sections))
+    filtering.run(recipe, tmp_path / "run", "cpu")
+    filtering.run(recipe, tmp_path / "run", "cpu")
+    Image.fromarray(pictures(1, seed=7)[0]).save(files[0])
+    with pytest.raises(UserError, match="`source` changed"):
+        filtering.run(recipe, tmp_path / "run", "cpu")

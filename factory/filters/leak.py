@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -24,18 +26,34 @@ class Leak(EncodedFilter):
     Columns nearest_set (place in `real`, from 0), nearest_row and nearest (sha256 of the stored bytes, as in `parents`) name that real image;
     -1, -1 and empty without a score. Carlini et al. 2023 (arXiv 2301.13188) and Somepalli et al. 2023 (arXiv 2212.03860) find such copies in the
     output of diffusion models; there is no published bound for CLIP, so the default is one that near-duplicate searches use. Memory: 4·dim
-    bytes for each real image. The scores belong to the sets as they are named here: change a name when a set's files change.
+    bytes for each real image. The scores belong to what the sets hold, wherever they lie: sets that change are compared with anew.
     """
+
+    own_rule_fields: ClassVar[frozenset[str]] = frozenset({"real"})  # `contents` says what was measured
 
     real: list[RealImages] = Field(
         default_factory=list,
         description="Real sets, each as `source:` names one: [{dataset: data/birds, split: train}, {dataset: data/birds, split: test}]. "
         "Empty: the run's own source.",
     )
+    contents: tuple[str, ...] | None = Field(
+        None, description="Fingerprints of the sets in `real`, as stored runs have them; left out, they are read from the sets."
+    )
     max: float | None = Field(0.95, description="Refuse rows that are closer than this to a real image.")
 
+    def settings(self, exclude: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """With `contents` filled in, so that a run's stored recipe stands for what it has measured, and is read without the sets."""
+        contents = [table.fingerprint for table in self._tables] if self.contents is None else list(self.contents)
+        return {**super().settings(exclude), "contents": contents}
+
+    @cached_property
+    def _tables(self) -> list[Table]:
+        return [source.open() for source in self.real]
+
     def open(self, context: FilterContext) -> Scorer:
-        known: list[Table] = [source.open() for source in self.real]
+        known = list(self._tables)
+        if self.contents is not None and [table.fingerprint for table in known] != list(self.contents):
+            raise UserError("leak: the sets in `real` are not those that `contents` stands for; leave `contents` out to compare with them")
         if not known and context.table is not None:
             known = [context.table]
         if not known:
