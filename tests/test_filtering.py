@@ -268,7 +268,7 @@ def test_a_finished_run_scores_nothing_again_and_a_changed_corpus_is_noticed(tmp
     report = sift(tmp_path, corpus=corpus.replace("corpus", "moved"), filters=filters)
     assert len(log.read_text().split()) == 50 and report["kept"] == len(bright(50))
     (tmp_path / "moved" / "dark" / "new.png").write_bytes(corpora.picture(3))
-    with pytest.raises(UserError, match="the corpus changed since .* at shard 00000"):
+    with pytest.raises(UserError, match=r"the corpus changed since .* at shard 00000"):
         sift(tmp_path, corpus=corpus.replace("corpus", "moved"), filters=filters)
 
 

@@ -169,7 +169,7 @@ def test_a_corpus_that_may_not_be_listed_or_opened_says_so(kind: str, tmp_path: 
         raise PermissionError(13, "Permission denied", "somewhere")
 
     monkeypatch.setattr(*((os, "scandir") if kind == "folder" else (LocalFileSystem, "open")), denied)
-    with pytest.raises(UserError, match="no permission to .*grant it, or leave"):
+    with pytest.raises(UserError, match=r"no permission to .*grant it, or leave"):
         sift(tmp_path, corpus=f"{{dataset: {at}, kind: {kind}, image: photo}}", filters="[]")
 
 
@@ -202,12 +202,12 @@ def test_a_file_that_was_replaced_by_one_of_the_same_size_is_noticed(kind: str, 
     sift(tmp_path, corpus=corpus)
     sift(tmp_path, corpus=corpus)
     replaced(file, data)
-    with pytest.raises(UserError, match=f"the corpus changed since .*, at {told}: .*new --out"):
+    with pytest.raises(UserError, match=rf"the corpus changed since .*, at {told}: .*new --out"):
         sift(tmp_path, corpus=corpus)
     with pytest.raises(UserError, match="the corpus changed"):
         reselect(tmp_path / "run", None, [], True)
     assert reselect(tmp_path / "run", None, [], False)["rows"] > 0  # the scores are still those of what was there
-    with pytest.raises(UserError, match="another plan .*shard"):
+    with pytest.raises(UserError, match=r"another plan .*shard"):
         sift(tmp_path, corpus=corpus, shard="3")  # not taken for a change of the corpus
 
 
