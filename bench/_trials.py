@@ -39,12 +39,14 @@ class Set:
     prompted: Path | None = None
 
 
-def fashion(folder: Path, models: Path, pool: int = 20_000, test: int = 400, prompted: Path | None = None) -> Set:
-    """Fashion-MNIST: train.parquet and test.parquet. pool: unlabelled images.  test: images a class."""
+def fashion(
+    folder: Path, models: Path, pool: int = 20_000, test: int = 400, prompted: Path | None = None, model: str = "fashion-variations"
+) -> Set:
+    """Fashion-MNIST: train.parquet and test.parquet. pool: unlabelled images.  test: images a class.  model: of recipes/train/representation."""
     one = f"{{dataset: {folder}/FILE.parquet, kind: parquet, EXTRA}}"
     return Set(
         "fashion-mnist",
-        models / "fashion-variations",
+        models / model,
         one.replace("FILE", "train").replace("EXTRA", "shots: SHOTS, seed: SEED"),
         one.replace("FILE", "test").replace("EXTRA", f"shots: {test}"),
         one.replace("FILE", "train").replace("EXTRA", f"label: null, split: 'train[:{pool}]'"),
@@ -61,7 +63,7 @@ def cifar10(folder: Path, models: Path, pool: int = 20_000, test: int = 400, tai
     whole = one.replace("EXTRA", "split: 'train[:40000]'")
     return Set(
         "cifar10-long-tail" if tail else "cifar10",
-        models / "cifar10-variations",
+        models / "cifar10-rich",
         f"{{kind: bench._tail.LongTail, images: {whole}, most: SHOTS, seed: SEED}}" if tail else few,
         one.replace("EXTRA", f"split: 'train[40000:]', shots: {test}"),
         one.replace("EXTRA", f"label: null, split: 'train[:{pool}]'"),

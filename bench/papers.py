@@ -2,9 +2,10 @@
 
 The published methods of bench/_methods.py, each with the same few labelled images, the same small network and the same number of its steps, on
 real test images alone, several seeds (each draws other labelled images). Generators were trained without labels and without test images
-(recipes/train/representation/*.yaml), but for prompts, whose model has seen labels and is marked. Each method that makes images is measured
-twice: with --synthetic of its images, and, filtered, with as many of twice that number: of each class the half to which a linear probe on the
-guiding embedding, fitted to the labelled images alone, gives that class with the least doubt.
+(recipes/train/representation/{fashion_rich,cifar10_rich,bccd}.yaml), but for prompts, whose model has seen labels and is marked. The encoder that
+guides the first two contains EfficientNet-Lite0, which has seen the labels of ImageNet; `linear_probe` is a probe of that same encoder. Each method
+that makes images is measured twice: with --synthetic of its images, and, filtered, with as many of twice that number: of each class the half to
+which a linear probe on the guiding embedding, fitted to the labelled images alone, gives that class with the least doubt.
 
 Every measurement is a line of --rows, and those that are there are not made again; --minutes stops in between. Then docs/results.json,
 {rows: [{set, labels, method, filtered, accuracy_mean, ci95, seeds, gain, gain_ci95}]}, and docs/results.md are written from what there is.
@@ -48,10 +49,10 @@ threads: THREADS
 """
 NAMES = ("fashion-mnist", "cifar10", "cifar10-long-tail", "bccd")
 ABOUT = {
-    "fashion-mnist": "28×28 grey clothing, ten classes. † The model that takes prompts has seen the labels of all training images.",
-    "cifar10": "32×32 photographs, ten classes. Labelled and unlabelled images are of the first 40,000, test images of the rest.",
+    "fashion-mnist": "28×28 grey clothing, ten classes; guided by an encoder trained here without labels and EfficientNet-Lite0, side by side. † The model that takes prompts has seen the labels of all training images.",
+    "cifar10": "32×32 photographs, ten classes; guided by EfficientNet-Lite0. Labelled and unlabelled images are of the first 40,000, test images of the rest.",
     "cifar10-long-tail": "As above; the labelled images fall exponentially from the first class to the last, to a hundredth. Balanced Softmax.",
-    "bccd": "Patches round the cells of blood smears, three classes; all of the test split.",
+    "bccd": "Patches round the cells of blood smears, three classes; all of the test split. Guided by an encoder trained here without labels.",
 }
 
 
@@ -115,7 +116,9 @@ def sets(given: argparse.Namespace) -> tuple[list[Set], list[str]]:
         elif folders[name] is None:
             left_out.append(f"{name}: no data; name their folder with --{flag}.")
         elif not (one := _set(name, folders[name], given)).model.is_dir():
-            left_out.append(f"{name}: no model {one.model.name} among --models; train it with recipes/train/representation/{flag}.yaml.")
+            left_out.append(
+                f"{name}: no model {one.model.name} among --models; train it with recipes/train/representation/{one.model.name.replace('-', '_')}.yaml."
+            )
         else:
             found.append(one)
     return found, left_out
@@ -123,7 +126,7 @@ def sets(given: argparse.Namespace) -> tuple[list[Set], list[str]]:
 
 def _set(name: str, folder: Path, given: argparse.Namespace) -> Set:
     if name == "fashion-mnist":
-        return _trials.fashion(folder, given.models, given.pool, given.test, PROMPTED)
+        return _trials.fashion(folder, given.models, given.pool, given.test, PROMPTED, "fashion-rich")
     if name == "bccd":
         return _trials.bccd(folder, given.models)
     return _trials.cifar10(folder, given.models, given.pool, given.test, tail=name == "cifar10-long-tail")

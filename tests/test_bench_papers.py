@@ -27,7 +27,7 @@ SETS = ["--sets", "fashion-mnist", "bccd"]
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the bench in a folder and returns (rows of results.json, results.md)."""
     monkeypatch.setenv("FACTORY_CACHE", str(tmp_path / "cache"))
-    data, model = tmp_path / "fashion", tmp_path / "models/fashion-variations"
+    data, model = tmp_path / "fashion", tmp_path / "models/fashion-rich"
     data.mkdir()
     model.mkdir(parents=True)
     for split in ("train", "test"):
