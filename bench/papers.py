@@ -73,7 +73,7 @@ def options() -> argparse.ArgumentParser:
     flags.add_argument("--pool", type=int, default=20_000, help="unlabelled images, of Fashion-MNIST and CIFAR-10")
     flags.add_argument("--test", type=int, default=400, help="test images a class, of Fashion-MNIST and CIFAR-10")
     flags.add_argument("--steps", type=int, default=8, help="of sampling")
-    flags.add_argument("--guidance", type=float, default=1.0)
+    flags.add_argument("--guidance", type=float, default=2.0, help="scale; chosen on training images, like `keep` of propagation")
     flags.add_argument("--dtype", default="bfloat16", help="of the generator")
     flags.add_argument("--device", default="cpu", help="of the generator")
     flags.add_argument("--training-steps", type=int, default=400, help="of the small network")

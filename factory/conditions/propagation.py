@@ -33,7 +33,10 @@ class Propagation(Condition):
     k: int = Field(20, ge=1, description="Neighbours of each image in the graph.")
     alpha: float = Field(0.99, gt=0, lt=1, description="How far labels spread; the share that an image takes from its neighbours.")
     keep: float = Field(
-        0.5, gt=0, le=1, description="Share of the images that a class has reached, the surest first, that serve as parents."
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the images that a class has reached, the surest first, that serve as parents; fewer are truer and alike.",
     )
     jitter: float = Field(0.0, ge=0, description="Length of the Gaussian noise added to an embedding, as a share of its length.")
     text: bool = Field(False, description="Use the prompt too.")
