@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from importlib import import_module
 from typing import Annotated
 
@@ -62,6 +63,7 @@ def _main(
 def main() -> None:
     """The `factory` command."""
     os.environ.setdefault("DATASETS_VERBOSITY", "critical")  # its errors reach the user through ours, once
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries to their own callers
     sys.path.append(os.getcwd())  # `kind: mylab.filters.Sharpness` finds a package beside the recipe; installed ones come first
     try:
         app()

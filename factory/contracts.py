@@ -206,6 +206,10 @@ class Generator(Kind, ABC):
         """One sentence why these needs, none of which is lacking, cannot be honoured at once or do not suffice; empty where they do."""
         return ""
 
+    def check(self) -> None:
+        """Raise UserError for a model that is named by a folder which is not here; the network is not asked."""
+        return None
+
     @abstractmethod
     def open(self, device: str) -> OpenGenerator:
         """Load the models on a device. Raises UserError for a missing or unsafe model."""

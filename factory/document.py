@@ -36,6 +36,7 @@ class Document:
             child = _child(node, key)
             if child is None and isinstance(node, dict) and isinstance(key, str):
                 child = node[key] = CommentedMap()
+                self.origins[path[: depth + 1]] = origin  # the section stands nowhere in the file
             if not isinstance(child, dict | list):
                 raise RecipeError([f"{origin}: {_dotted(path[: depth + 1])} is not a section; set the whole of it or a key that exists"])
             node = child
@@ -84,7 +85,12 @@ def read(path: str | Path, sets: Sequence[str] = (), environ: Mapping[str, str] 
         near = difflib.get_close_matches(file.name, [p.name for p in file.parent.glob("*.y*ml")], n=1) if file.parent.is_dir() else []
         hint = f"; did you mean {file.parent / near[0]}?" if near else ""
         raise UserError(f"{file}: no such recipe (looked in {file.absolute().parent}){hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except IsADirectoryError:
+        known = ", ".join(sorted(p.name for p in file.glob("*.y*ml"))) or "it has no .yaml"
+        raise UserError(f"{file}: a folder is no recipe; name a file in it: {known}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: this is no text, and a recipe is a YAML file, such as recipes/quickstart.yaml") from None
+    except OSError as error:
         raise UserError(f"{file}: cannot be read: {error}") from error
     try:
         data = YAML(typ="rt").load(text)
@@ -101,6 +107,15 @@ def read(path: str | Path, sets: Sequence[str] = (), environ: Mapping[str, str] 
             document.override(name[len(ENV_PREFIX) :].lower().replace("__", "."), value, f"${name}")
     document.override_all(sets, "amount.per_class=50")
     return document
+
+
+def require(document: Document, command: str) -> None:
+    """Raise RecipeError for a recipe of another command: one that lacks this command's own key and has another's."""
+    marks = {"build": "generator", "filter": "corpus", "train": "kind"}
+    other = next((name for name, key in marks.items() if key in document.data), command)
+    if marks[command] not in document.data and other != command:
+        said = f"it has `{marks[other]}` and no `{marks[command]}`"
+        raise RecipeError([f"{document.file}: this is a recipe of `factory {other}` ({said}); run `factory {other} {document.file}`"])
 
 
 def validate(model: type[BaseModel], raw: Any, document: Document, path: KeyPath, faults: list[str]) -> Any:

@@ -17,6 +17,12 @@ def check(recipe: Recipe) -> None:
             raise UserError(f"{where}: {why}; conditions that it can honour: {', '.join(honoured(generator)) or 'none'}")
 
 
+def present(recipe: Recipe) -> None:
+    """Raise UserError for the first generator that names a folder which is not here. The Hub is not asked."""
+    for generator in recipe.generator:
+        generator.check()
+
+
 def honoured(generator: Generator) -> list[str]:
     """The built-in kinds of condition of which some configuration, with the prompt or without it, is wholly honoured."""
     lacks = generator.lacks()

@@ -55,7 +55,8 @@ def find(dataset: str, row_id: str, plan: str = "") -> Stored:
                     if own["plan"].startswith(plan) and _asked(own, row):
                         return Stored(data, row, recipe, own)
     except (OSError, ValueError, YAMLError) as error:
-        raise UserError(f"{dataset}: cannot be read: {type(error).__name__}: {error}") from error
+        what = "there is no such folder here, and on the Hub it cannot be read" if is_hub else "cannot be read"
+        raise UserError(f"{dataset}: {what}: {type(error).__name__}: {error}") from error
     known = ", ".join(own["plan"] for _, own in plans)
     raise UserError(
         f"{dataset}: there is no image with the id {row_id!r} of plan {plan or known}; the column `id` has them, its plans are {known}"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt
 
 from factory import kinds
 from factory.contracts import Condition, Exporter, Filter, Generator, Kind, Prompts, Source
-from factory.document import Document, KeyPath, ordered, read, unknown, validate
+from factory.document import Document, KeyPath, ordered, read, require, unknown, validate
 from factory.errors import RecipeError, UserError
 
 
@@ -167,6 +167,7 @@ def load_as(
 ) -> tuple[Model, Document]:
     """A recipe of any sort, checked whole. model: plain keys and sections together. Raises RecipeError with every fault."""
     document = read(path, sets, environ)
+    require(document, "build" if "generator" in sections else "filter")
     faults: list[str] = []
     data = {str(key): value for key, value in document.data.items() if value is not None}  # a bare `amount:` is its default
     faults += [f"{document.where((key,))}: {unknown(key, model.model_fields)}" for key in data if key not in model.model_fields]

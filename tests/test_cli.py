@@ -64,6 +64,35 @@ def test_a_mistake_is_one_clear_line(
     assert not list((tmp_path / "run").glob("shards/*"))
 
 
+OTHERS = {
+    "a folder": (["build", "recipes"], "name a file in it: augmented_conditioning.yaml"),
+    "a picture": (["build", "docs/quickstart.png"], "this is no text"),
+    "a filter recipe": (["check", "recipes/filter/fashion.yaml"], "run `factory filter recipes/filter/fashion.yaml`"),
+    "a training recipe": (["build", "recipes/train/clip.yaml"], "run `factory train recipes/train/clip.yaml`"),
+    "a build recipe to filter": (["filter", "recipes/quickstart.yaml"], "run `factory build recipes/quickstart.yaml`"),
+    "a build recipe to train": (["train", "recipes/quickstart.yaml"], "it has `generator` and no `kind`"),
+    "a section that is set alone": (
+        ["check", "recipes/quickstart.yaml", "--set", "amout.per_class=3"],
+        "--set amout.per_class=3 amout: unknown key; did you mean amount?",
+    ),
+    "a model that is not there": (
+        ["check", "recipes/quickstart.yaml", "--set", "generator.model=data/models/nope"],
+        "there is no folder data/models/nope",
+    ),
+    "a run that is not there": (["replay", "runs/nowhere", "0-000000"], "runs/nowhere: there is no such folder here, and on the Hub"),
+}
+
+
+@pytest.mark.parametrize("mistake", OTHERS)
+def test_a_file_of_another_sort_is_one_clear_line(
+    mistake: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, expected = OTHERS[mistake]
+    monkeypatch.chdir(ROOT)
+    code, _, err = factory(monkeypatch, capsys, *arguments)
+    assert code == 2 and len(err.splitlines()) == 1 and expected in err, err
+
+
 def test_check_plan_and_schema(
     write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

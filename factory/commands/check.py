@@ -13,6 +13,9 @@ def command(recipe_file: RecipeFile, sets: Sets = None, as_json: AsJson = False)
     Example: factory check recipes/quickstart.yaml
     """
     recipe, table, plan = opened(recipe_file, sets)
+    from factory import honour
+
+    honour.present(recipe)
     if as_json:
         print(json.dumps({"ok": True, "name": recipe.name, "plan": plan.id, "recipe": recipe.settings()}))
     else:

@@ -48,6 +48,14 @@ def locate(kind: Diffusers) -> Located:
     return Located(folder, index, commit)
 
 
+def refuse_missing(kind: Diffusers) -> None:
+    """Raise UserError for a model that is not here and cannot be on the Hub by its name."""
+    if not Path(kind.model).expanduser().exists() and (kind.model.startswith((".", "/", "~")) or kind.model.count("/") != 1):
+        raise UserError(
+            f"generator.model: there is no folder {kind.model}; give a folder with a model_index.json or a Hub id such as owner/name"
+        )
+
+
 def refuse_pickle(name: str, kind: Diffusers, what: str) -> None:
     """Raise UserError for the name of an adapter's file that would be unpickled: diffusers unpickles whatever is not safetensors."""
     if not kind.allow_pickle and not name.endswith(".safetensors"):
@@ -163,13 +171,10 @@ def _refuse_pickles(folder: Path, index: dict[str, Any], kind: Diffusers) -> Non
 
 
 def _download_index(kind: Diffusers, local: Path) -> Path:
+    refuse_missing(kind)
     if local.is_file():
         raise UserError(
             f"generator.model: {kind.model} is a single file; convert it to a folder with diffusers' from_single_file and save_pretrained"
-        )
-    if kind.model.startswith((".", "/", "~")) or kind.model.count("/") != 1:
-        raise UserError(
-            f"generator.model: there is no folder {kind.model}; give a folder with a model_index.json or a Hub id such as owner/name"
         )
     from huggingface_hub import hf_hub_download
 

@@ -144,6 +144,11 @@ class Diffusers(Generator):
 
         return _abilities.refuses(self, needs)
 
+    def check(self) -> None:
+        from factory.generators import _source
+
+        _source.refuse_missing(self)
+
     def open(self, device: str) -> OpenDiffusers:
         """Load the pipeline. Raises UserError for a missing, unsafe or unknown model."""
         from factory.generators._load import load

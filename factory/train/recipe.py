@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from factory.document import ordered, read, validate
+from factory.document import ordered, read, require, validate
 from factory.errors import RecipeError
 from factory.kinds import RealImages
 
@@ -234,6 +234,7 @@ KINDS: dict[str, type[Training]] = {
 def load(path: Path, sets: Sequence[str] = (), out: Path | None = None) -> Training:
     """Read a YAML recipe, lay overrides and the output folder over it. Raises RecipeError with every fault."""
     document = read(path, [*sets, *([f"out={json.dumps(str(out))}"] if out is not None else [])])
+    require(document, "train")
     kind = document.data.get("kind")
     if kind not in KINDS:
         raise RecipeError([f"{document.where(('kind',))}: expected one of {', '.join(KINDS)}, got {kind!r}"])
