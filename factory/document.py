@@ -37,6 +37,10 @@ class Document:
             if child is None and isinstance(node, dict) and isinstance(key, str):
                 child = node[key] = CommentedMap()
                 self.origins[path[: depth + 1]] = origin  # the section stands nowhere in the file
+            if isinstance(node, list) and child is None:
+                raise RecipeError(
+                    [f"{origin}: {_dotted(path[:depth])} has {len(node)} items, counted from 0; there is no {_dotted(path[: depth + 1])}"]
+                )
             if not isinstance(child, dict | list):
                 raise RecipeError([f"{origin}: {_dotted(path[: depth + 1])} is not a section; set the whole of it or a key that exists"])
             node = child

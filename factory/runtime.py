@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from factory import __version__
+from factory.errors import UserError
 
 log = logging.getLogger("factory")
 HELD = 1 << 30  # bytes: the largest tensor that comes from the heap, and the most that lies idle at its end
@@ -55,11 +56,14 @@ def _from_environ(default: int, *names: str) -> int:
 
 
 def device(me: Worker, wanted: str = "auto") -> str:
-    """`auto` is this worker's share of the fastest accelerator there is; anything else is taken as a torch device."""
-    if wanted != "auto":
-        return wanted
+    """`auto` is this worker's share of the fastest accelerator there is; else a torch device. Raises UserError for one that is not here."""
+    if wanted == "cpu":
+        return wanted  # without torch, which a filter run may never need
     import torch
 
+    if wanted != "auto":
+        _require(wanted)
+        return wanted
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
         return "cpu"
     if torch.cuda.is_available():
@@ -67,6 +71,19 @@ def device(me: Worker, wanted: str = "auto") -> str:
     if hasattr(torch, "xpu") and torch.xpu.is_available():
         return f"xpu:{me.local_rank % torch.xpu.device_count()}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _require(wanted: str) -> None:
+    """Raise UserError for a device that is none, or that this machine lacks."""
+    import torch
+
+    try:
+        named = torch.device(wanted)
+    except RuntimeError:
+        raise UserError(f"--device {wanted}: there is no such kind of device; say auto, cpu, cuda, cuda:1, xpu or mps") from None
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if named.type in there and (named.index or 0) >= there[named.type]:
+        raise UserError(f"--device {wanted}: PyTorch finds {there[named.type]} such devices here; say auto, or cpu")
 
 
 def fix_numerics(threads: int) -> None:

@@ -21,7 +21,9 @@ class SentenceEncoder:
 
     def __init__(self, name: str):
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         folder = _folder(name)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)

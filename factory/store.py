@@ -103,6 +103,9 @@ class Store:
                 raise UserError(f"{folder} is not empty and holds no run; choose another --out")
             create_once(folder / "run.json", {"format": FORMAT, "plan": plan_id, "identity": identity})
         run = store.run()
+        if ("corpus" in run["identity"]) != ("corpus" in identity):
+            command = "filter" if "corpus" in run["identity"] else "build"
+            raise UserError(f"{folder} holds a run of `factory {command}`; choose another --out")
         if run["plan"] != plan_id:
             changes = "; ".join(differences(run["identity"], identity)) or "the plan"
             raise UserError(f"{folder} was made by another plan ({changes}); choose another --out, or undo the change")

@@ -79,6 +79,10 @@ OTHERS = {
         ["check", "recipes/quickstart.yaml", "--set", "generator.model=data/models/nope"],
         "there is no folder data/models/nope",
     ),
+    "an item that is not there": (
+        ["check", "recipes/quickstart.yaml", "--set", "filters[9].min=2"],
+        "filters has 5 items, counted from 0; there is no filters[9]",
+    ),
     "a run that is not there": (["replay", "runs/nowhere", "0-000000"], "runs/nowhere: there is no such folder here, and on the Hub"),
 }
 
@@ -150,6 +154,25 @@ def test_help_teaches_with_an_example(command: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = factory(monkeypatch, capsys, *([command] if command else []), "--help")
     assert code == 0 and f"factory {command or 'build'}" in out
+
+
+def test_a_device_that_is_not_here(
+    write_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for device, expected in (("gpu", "there is no such kind of device"), ("cuda:99", "such devices here; say auto, or cpu")):
+        code, _, err = factory(monkeypatch, capsys, "build", str(write_recipe()), "--out", str(tmp_path / "run"), "--device", device)
+        assert code == 2 and f"--device {device}: " in err and expected in err and "Traceback" not in err
+
+
+def test_a_build_does_not_go_into_a_filter_run(
+    write_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    factory(monkeypatch, capsys, "build", str(write_recipe()), "--out", out, "--device", "cpu")
+    text = f"name: some\ncorpus: {{dataset: {tmp_path / 'birds'}}}\nfilters: [blank]\n"
+    (tmp_path / "filter.yaml").write_text(text)
+    code, _, err = factory(monkeypatch, capsys, "filter", str(tmp_path / "filter.yaml"), "--out", out, "--device", "cpu")
+    assert code == 2 and err.endswith("holds a run of `factory build`; choose another --out\n"), err
 
 
 def test_workers_option_launches_them(write_recipe: Callable[..., Path], tmp_path: Path) -> None:

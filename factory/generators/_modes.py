@@ -29,7 +29,9 @@ class Modes:
 
     def without_image(self) -> Any:
         """The pipeline for a condition without an initial image; a folder may have been saved as image to image."""
-        return (self._sibling("AutoPipelineForText2Image", None) if _takes(self.base, FROM_IMAGE) else None) or self.base
+        if _is_own(self.base) or not _takes(self.base, FROM_IMAGE):
+            return self.base
+        return self._sibling("AutoPipelineForText2Image", None) or self.base
 
     def _taking(self, names: frozenset[str]) -> Any:
         if _takes(self.base, names):
@@ -51,10 +53,10 @@ class Modes:
 
 def sibling_class(found: type, names: frozenset[str]) -> type | None:
     """The class that takes these arguments: this one, the one in diffusers' tables, or its namesake, or None."""
-    from diffusers.pipelines import auto_pipeline
-
     if _takes(found, names):
         return found
+    from diffusers.pipelines import auto_pipeline  # which imports every family: seconds
+
     _, infix = _TASKS[names]
     table = {"Img2Img": auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, "Inpaint": auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING}[infix]
     listed = auto_pipeline._get_task_class(table, found.__name__, throw_error_if_not_exist=False)
@@ -73,10 +75,10 @@ def class_for(found: type, needs: frozenset[str]) -> type:
     """The class that would be called for these needs, as `Modes` would choose it."""
     if needs & {"mask", "image"}:
         return sibling_class(found, INPAINT if "mask" in needs else FROM_IMAGE) or found
+    if _is_own(found) or not _takes(found, FROM_IMAGE):
+        return found
     from diffusers.pipelines import auto_pipeline
 
-    if not _takes(found, FROM_IMAGE):
-        return found
     table = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING
     return auto_pipeline._get_task_class(table, found.__name__, throw_error_if_not_exist=False) or found
 
@@ -88,7 +90,12 @@ def _takes(pipe: Any, names: frozenset[str]) -> bool:
 
 def _needs_mask(pipe: Any) -> bool:
     """Whether a pipeline with a mask_image cannot do without one: the project's own can, diffusers' inpainting cannot."""
-    return not (pipe if isinstance(pipe, type) else type(pipe)).__module__.startswith("factory.")
+    return not _is_own(pipe)
+
+
+def _is_own(pipe: Any) -> bool:
+    """Whether a pipeline, or a class, is the project's: it is its own sibling in every mode, and diffusers' tables do not know it."""
+    return (pipe if isinstance(pipe, type) else type(pipe)).__module__.startswith("factory.")
 
 
 def _namesake_class(found: type, infix: str) -> type | None:
