@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
-from factory import images
+from factory import catalogue, images
 from factory.contracts import Table
 from factory.errors import Undecodable, UserError
 from factory.filter_recipe import FilterRecipe
 from factory.page.facts import Run
 from factory.reading import stored
 from factory.recipe import Recipe
-from factory.records import Cut, Found
+from factory.records import Found
 
 SIDE = 128  # pixels; shown at about half of that, so that they are sharp on fine screens
 FAMILIES = 16  # parents with a child
@@ -130,7 +129,7 @@ def _records(run: Run, starts: np.ndarray, rows: np.ndarray) -> dict[int, dict[s
 
 def _found(run: Run, recipe: FilterRecipe, starts: np.ndarray, rows: np.ndarray) -> tuple[dict[int, dict[str, Any]], str]:
     """The same of a corpus, read where it stands; and why there is nothing, or an empty text."""
-    cuts = {row["name"]: Cut(**row) for row in pq.read_table(run.store.folder / "corpus" / "cuts.parquet").to_pylist()}
+    cuts = {cut.name: cut for cut in catalogue.read(run.store.folder / "corpus")}
     found: dict[int, dict[str, Any]] = {}
     place = np.searchsorted(starts, rows, side="right") - 1
     try:
