@@ -184,6 +184,16 @@ def test_percent_or_share() -> None:
     assert charts.per_class(utility)["finch"] == ("70.0", "70.0"), "the best ratio is compared, here 1"
 
 
+def test_groups_of_classes_are_columns_where_there_are_several(evaluated: Path) -> None:
+    whole = evaluation()
+    assert charts.shot_groups(whole["utility"]) == []
+    whole["utility"]["rows"][0]["many"] = 0.7
+    (evaluated / "evaluation.json").write_text(json.dumps(whole), encoding="utf-8")
+    render.write(evaluated, evaluated / "report.html")
+    said = Page((evaluated / "report.html").read_text(encoding="utf-8")).texts["utility"]
+    assert charts.shot_groups(whole["utility"]) == ["many", "few"] and "many" in said and "70.0" in said and "medium" not in said
+
+
 def test_accuracies_stand_beside_their_own_class_whatever_the_order(evaluated: Path) -> None:
     lines = render._balance(facts.read(evaluated), charts.per_class(evaluation()["utility"]))
     assert {line["name"]: line["accuracy"][1] for line in lines} == {"finch": "70.0", "heron <i>& co": "50.0"}

@@ -13,6 +13,7 @@ ARMS = {
     "synthetic": "synthetic alone",
 }
 FLAT = ("real", "real_strong")  # arms without synthetic images: one value whatever the ratio
+GROUPS = ("many", "medium", "few")  # of classes, by their number of real images
 MOST_CHARTS = 4
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 310, 46, 16, 14, 52
 
@@ -82,7 +83,6 @@ def arms(utility: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of the utility table in words; accuracies in percent."""
     rows = [row for row in utility.get("rows", []) if row.get("accuracy_mean") is not None]
     scale = percent(rows)
-    groups = ("many", "medium", "few")
     return [
         {
             "arm": ARMS.get(row["arm"], row["arm"]),
@@ -90,10 +90,16 @@ def arms(utility: dict[str, Any]) -> list[dict[str, Any]]:
             "labels": "" if row.get("labels") is None else str(row["labels"]),
             "ratio": "–" if row["arm"] in FLAT else f"{row.get('ratio') or 0:g}",
             "accuracy": _value(row["accuracy_mean"] * scale, row, scale),
-            **{name: "" if row.get(name) is None else f"{row[name] * scale:.1f}" for name in groups},
+            **{name: "" if row.get(name) is None else f"{row[name] * scale:.1f}" for name in GROUPS},
         }
         for row in rows
     ]
+
+
+def shot_groups(utility: dict[str, Any]) -> list[str]:
+    """Those of GROUPS that have classes; none where all classes are of one group, whose accuracy is that of all."""
+    held = [name for name in GROUPS if any(row.get(name) is not None for row in utility.get("rows", []))]
+    return held if len(held) > 1 else []
 
 
 def _compared(utility: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:

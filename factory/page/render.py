@@ -64,6 +64,7 @@ def html(run: Run, rows: np.ndarray, name: str, album: pictures.Album) -> str:
         evaluation=evaluation,
         charts=charts.accuracy(utility) if utility else [],
         arms=charts.arms(utility) if utility else [],
+        shot_groups=charts.shot_groups(utility) if utility else [],
         fidelity=charts.fidelity(evaluation["fidelity"]) if evaluation.get("fidelity") else None,
         pairs=pictures.pairs(run.store.folder, memorisation) if memorisation else [],
         accuracy_names=charts.per_class_names(utility) if utility else None,
