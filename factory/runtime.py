@@ -23,6 +23,7 @@ from factory.errors import UserError
 
 log = logging.getLogger("factory")
 HELD = 1 << 30  # bytes: the largest tensor that comes from the heap, and the most that lies idle at its end
+_HELD_BY_OLDER = 32 << 20  # the most that glibc before 2.35 takes for a tensor (HEAP_MAX_SIZE / 2); it refuses a larger setting
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -106,8 +107,9 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, HELD)
-    mallopt(_M_TRIM_THRESHOLD, HELD)
+    # The second setting alone would hold the first at its small beginning, which else grows by itself.
+    if mallopt(_M_MMAP_THRESHOLD, HELD) or mallopt(_M_MMAP_THRESHOLD, _HELD_BY_OLDER):
+        mallopt(_M_TRIM_THRESHOLD, HELD)
 
 
 def expect_numerics(threads: int) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from factory import runtime
 
 FAULTS = """
 import resource, sys, torch
@@ -30,3 +34,22 @@ def test_memory_that_tensors_give_back_is_used_again() -> None:
         for how in ("held", "default")
     ]
     assert faults[0] < 100 and faults[0] < faults[1]
+
+
+@pytest.mark.parametrize(
+    ("most", "settings"), [(1 << 31, [(-3, 1 << 30), (-1, 1 << 30)]), (32 << 20, [(-3, 32 << 20), (-1, 1 << 30)]), (0, [])]
+)
+def test_an_older_glibc_that_refuses_a_large_threshold_is_given_a_smaller_one(
+    most: int, settings: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[tuple[int, int]] = []
+
+    def mallopt(setting: int, value: int) -> int:
+        if setting == -3 and value > most:
+            return 0
+        taken.append((setting, value))
+        return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    runtime.keep_freed_memory()
+    assert taken == settings
