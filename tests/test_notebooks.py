@@ -68,6 +68,7 @@ def test_filter_a_corpus(root: Path) -> None:
     assert len(names["broken"]) == 5 and not np.isin(reason[names["broken"]], ["", "blank", "zero_shot"]).any()
     assert (reason[names["wrong"]] == "zero_shot").mean() > 0.8 and 0 < (reason[honest] == "zero_shot").mean() < 0.2
     assert (root / "runs/spoiled/run/kept.parquet").exists()
+    assert execute("filter_a_corpus")["report"]["read"] == 610, "a second time over the first run"
 
 
 def test_is_it_worth_it(root: Path) -> None:

@@ -322,9 +322,12 @@ def write_tar(path, count=6):
 
 
 def test_webdataset(tmp_path):
-    table = WebDataset(dataset=write_tar(tmp_path / "a.tar"), class_names=["even", "odd"], caption="json.caption").open()
+    source = WebDataset(dataset=write_tar(tmp_path / "a.tar"), class_names=["even", "odd"], caption="json.caption")
+    table = source.open()
     assert table.class_names == ["even", "odd"] and table.labels.tolist() == [0, 1] * 3 and table.captions[4] == "c4"
     assert table.read(4).image[0, 0, 0] == 4
+    stored = {key: value for key, value in source.settings().items() if key != "kind"}
+    assert WebDataset(**stored).open().fingerprint == table.fingerprint
     assert (
         table.fingerprint
         == WebDataset(dataset=str(tmp_path / "*.tar"), image="png", class_names=["even", "odd"], caption="json.caption").open().fingerprint

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,19 @@ def test_it_never_looks_at_test_images_under_another_name(birds: Path, tmp_path:
     with pytest.raises(UserError, match=r"training_in_test: 1 images of the recipe's source are test images.*: 3 = test"):
         tune(birds, tmp_path / "out", test=str(held_out))
     assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_validation_images_in_tars_are_read_as_the_recipe_reads_its_own(birds: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "train.tar", "w") as tar:
+        for i, path in enumerate(sorted((tmp_path / "birds").rglob("*.png"))):
+            for suffix, data in (("png", path.read_bytes()), ("cls", str(i % 2).encode())):
+                member = tarfile.TarInfo(f"{i:04d}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    source = f"{{dataset: {tmp_path}/train.tar, class_names: [even, odd], shots: 2}}"
+    recipe = recipes.load(birds, [f"source={source}"], environ={})
+    found = worth.validation(recipe, recipe.source.open(), str(tmp_path / "train.tar"), "train", 100)
+    assert len(found.labels) == 32 - 4
 
 
 def unused(table: Any, folder: Path) -> list[Path]:

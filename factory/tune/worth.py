@@ -240,7 +240,7 @@ def _looks_at_test(dataset: str, split: str) -> UserError:
 
 def _opened(recipe: Recipe, table: Table, dataset: str, split: str) -> Table:
     """The images of --real, whose classes are those of the recipe's source."""
-    shared = {key: getattr(recipe.source, key) for key in ("image", "label", "classes") if hasattr(recipe.source, key)}
+    shared = {key: getattr(recipe.source, key) for key in ("image", "label", "class_names", "classes") if hasattr(recipe.source, key)}
     try:
         source: Any = kinds.nested("sources", Source, {**shared, "dataset": dataset, "split": split})
     except ValueError as error:
