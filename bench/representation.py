@@ -11,12 +11,14 @@ propagation   the same, each child from an unlabelled image that the labels reac
 
 frechet is the Fréchet distance of the synthetic images of the largest number of labels to real training images, and frechet_real that of other
 real training images, as many: the floor. Both in EfficientNet-Lite0 features (ImageNet), a network that guides nothing here; precision, recall,
-density and coverage in the same. Rows that --rows already holds are not made again.
+density and coverage in the same. Rows that --rows already holds are not made again; --minutes stops in between, and what is there is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from factory.evaluate.classifiers import Training
 CONDITIONS = {
     "variation": "{kind: embedding, jitter: 0.4}",
     "neighbours": "{kind: retrieval, k: 4, mix: random, model: MODEL/encoder, library: POOL}",
-    "propagation": "{kind: propagation, model: MODEL/encoder, library: POOL}",
+    "propagation": "{kind: propagation, model: MODEL/encoder, library: POOL, keep: 0.5}",
 }
 ARMS: tuple[utility.Arm, ...] = ("real_strong", "linear_probe")
 RECIPE = """
@@ -66,12 +68,14 @@ def main() -> None:
     options.add_argument(
         "--rows", type=Path, default=Path("runs/bench/representation.jsonl"), help="every measurement, one a line; continued"
     )
+    options.add_argument("--minutes", type=float, default=math.inf, help="stop after the measurement that is going on then")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--sheets", type=Path, help="write parents beside children into this folder")
     given = options.parse_args()
     if not sets(given):
         options.error("name a set with --fashion or --bccd")
     runtime.fix_numerics(given.threads)
+    given.end = time.monotonic() + 60 * given.minutes
     rows = [row for one in sets(given) for row in measured(one, given)]
     for row in rows if not given.json else []:
         print("  ".join(f"{value!s:>14}" for value in row.values()))
@@ -87,6 +91,8 @@ def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
         for seed in range(given.seeds):
             table = opened(one.labelled.replace("SHOTS", str(labels)).replace("SEED", str(seed)))
             real, known = read(table, one.side), table.labels.astype(int)
+            if time.monotonic() > given.end:
+                continue
             for arm in ARMS:
                 log.once(labels, arm, seed, lambda arm=arm: _accuracy(judge(arm, real, known, seed)))  # type: ignore[misc] # noqa: B023
             for method in CONDITIONS:
@@ -96,7 +102,8 @@ def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
                     return _accuracy(judge("real_synthetic", real, known, seed, (squared(made.images, one.side), made.labels)))
 
                 log.once(labels, method, seed, measure)
-    quality = {method: log.fact(method, lambda method=method: likeness(one, maker, method, given)) for method in CONDITIONS}  # type: ignore[misc]
+    in_time = [method for method in CONDITIONS if method in log.facts or time.monotonic() < given.end]
+    quality = {method: log.fact(method, lambda method=method: likeness(one, maker, method, given)) for method in in_time}  # type: ignore[misc]
     return [
         {"set": one.name, "labels": entry["labels_per_class"], "method": entry["arm"], "accuracy_mean": round(entry["accuracy_mean"], 4)}
         | {name: None if entry[name] is None else round(entry[name], 4) for name in ("ci95", "gain", "gain_ci95")}
