@@ -112,6 +112,8 @@ def test_a_run_compares_anew_with_sets_that_changed_and_select_needs_none(model:
     write(tmp_path / "other", [corpus[0], corpus[2]])
     shutil.rmtree(tmp_path / "real")
     assert reselect(tmp_path / "run", None, ["filters[0].max=0.99999"], False)["refused"]["leak"] == 1
+    with pytest.raises(UserError, match="no scores for a filter of this recipe"):  # those that are there are of other sets
+        reselect(tmp_path / "run", None, [f"filters[0].real=[{{dataset: {tmp_path / 'other'}}}]"], False)
     (tmp_path / "other").rename(tmp_path / "real")
     assert refused() == 2
 

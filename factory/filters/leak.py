@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from factory.contracts import FilterContext, Table
 from factory.encoders import Encoder, ParentEmbeddings
@@ -29,7 +31,7 @@ class Leak(EncodedFilter):
     bytes for each real image. The scores belong to what the sets hold, wherever they lie: sets that change are compared with anew.
     """
 
-    own_rule_fields: ClassVar[frozenset[str]] = frozenset({"real"})  # `contents` says what was measured
+    own_rule_fields: ClassVar[frozenset[str]] = frozenset({"real", "named"})  # `contents` says what was measured
 
     real: list[RealImages] = Field(
         default_factory=list,
@@ -39,12 +41,25 @@ class Leak(EncodedFilter):
     contents: tuple[str, ...] | None = Field(
         None, description="Fingerprints of the sets in `real`, as stored runs have them; left out, they are read from the sets."
     )
+    named: str | None = Field(
+        None, description="Digest of `real` as it was when `contents` was read; where `real` is another, so are these."
+    )
     max: float | None = Field(0.95, description="Refuse rows that are closer than this to a real image.")
+
+    @model_validator(mode="after")
+    def _contents_are_of_these_sets(self) -> Leak:
+        if self.named not in (None, self._name):
+            self.__dict__["contents"] = None  # `select --set filters[0].real=…`: what the run has measured is no answer
+        return self
+
+    @property
+    def _name(self) -> str:
+        return hashlib.sha256(json.dumps([source.settings() for source in self.real], sort_keys=True).encode()).hexdigest()[:16]
 
     def settings(self, exclude: frozenset[str] = frozenset()) -> dict[str, Any]:
         """With `contents` filled in, so that a run's stored recipe stands for what it has measured, and is read without the sets."""
         contents = [table.fingerprint for table in self._tables] if self.contents is None else list(self.contents)
-        return {**super().settings(exclude), "contents": contents}
+        return {**super().settings(exclude), "contents": contents, **({} if "named" in exclude else {"named": self._name})}
 
     @cached_property
     def _tables(self) -> list[Table]:
