@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from factory import images, publish, select
+from factory import images, provenance, publish, select
 from factory.contracts import DatasetInfo, Filter
 from factory.neighbours import earlier_neighbours
 from factory.recipe import Recipe
@@ -85,7 +85,7 @@ def export(recipe: Recipe, store: Store, shards: Shards, labels: np.ndarray, sel
     def fill(folder: Path) -> None:
         recipe.export.write(kept_rows(recipe, store, shards, selection), info, folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        publish.write(folder, recipe, store, facts)
+        publish.write(folder, facts, provenance.recipe_of(store, recipe), provenance.plan_of(store))
         (folder / "README.md").write_text(publish.card([facts], size), encoding="utf-8")
 
     return store.replace_folder("dataset", fill)

@@ -17,6 +17,7 @@ SECTIONS: dict[str, Section] = {
     "filters": Section("filters", Filter, None, "list"),
     "export": Section("exporters", Exporter, "parquet"),
 }
+_AS_THEY_ARE = {"image": "original", "digital_source_type": None}
 
 
 class Plain(BaseModel):
@@ -57,11 +58,11 @@ def load(path: str | Path, sets: Sequence[str] = (), environ: Mapping[str, str] 
 
 
 def _passing_on(export: Exporter) -> Exporter:
-    """The exporter, writing files as they are where it can and the recipe does not say otherwise."""
-    if "image" not in type(export).model_fields or "image" in export.model_fields_set:
-        return export
+    """The exporter, writing files as they are where it can and the recipe does not say otherwise, and not calling them generated."""
     given = {name: getattr(export, name) for name in export.model_fields_set}
+    own = {name: value for name, value in _AS_THEY_ARE.items() if name in type(export).model_fields and name not in given}
     try:
-        return type(export).model_validate({**given, "image": "original"})
-    except ValidationError:
-        return export
+        return type(export).model_validate({**given, **own})
+    except ValidationError:  # a format that has to encode
+        own.pop("image", None)
+        return type(export).model_validate({**given, **own})

@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from factory import assemble, catalogue, filter_card, select
+from factory import assemble, catalogue, publish, select
 from factory.cells import fitted, merged_kind
 from factory.contracts import DatasetInfo
 from factory.errors import Undecodable, UserError
 from factory.files import write_atomically, write_json
 from factory.filter_progress import Progress
 from factory.filter_recipe import FilterRecipe
+from factory.publish import filtered
 from factory.reading import stored
 from factory.records import Cut
 from factory.select import Selection
@@ -221,11 +222,13 @@ def export(recipe: FilterRecipe, store: Store, rows: Rows, selection: Selection,
         recipe.name, rows.class_names, {"id": "string", **caption, **kinds, **scored}, int(selection.keep.sum()), synthetic=False
     )
     recipe.export.check(frozenset({"caption"} if caption else ()))
+    facts = filtered.gather(recipe, store, rows.label, rows.class_names, selection, list(info.columns))
 
     def fill(folder: Path) -> None:
         recipe.export.write(_kept(recipe, store, rows, selection, cuts, names), info, folder)
-        facts = counts(rows, selection)
-        (folder / "README.md").write_text(filter_card.card(recipe, facts, selection, folder), encoding="utf-8")
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        publish.write(folder, facts, {**recipe.settings(), "keep": "both" if recipe.keep == "both" else "dataset"}, store.run())
+        (folder / "README.md").write_text(publish.card([facts], size), encoding="utf-8")
 
     return store.replace_folder("dataset", fill)
 

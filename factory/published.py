@@ -43,7 +43,9 @@ def find(dataset: str, row_id: str, plan: str = "") -> Stored:
     Raises UserError where there is no such image, or no such plan beside it that asked for it.
     """
     if (Path(dataset) / "run.json").is_file():
-        return _of_run(Store.existing(Path(dataset)), row_id)
+        store = Store.existing(Path(dataset))
+        _require_made(store.run(), dataset)
+        return _of_run(store, row_id)
     is_hub = "://" not in dataset and not Path(dataset).exists() and _HUB_ID.fullmatch(dataset)
     files, root = fsspec.url_to_fs(f"hf://datasets/{dataset}" if is_hub else dataset)
     try:
@@ -78,6 +80,7 @@ def _plans(files: Any, names: list[str], dataset: str) -> list[tuple[dict[str, A
         plan = json.loads(files.cat_file(name))
         if plan.get("format") != FORMAT:
             raise UserError(f"{name} has format {plan.get('format')}, this version reads {FORMAT}; use the version that wrote it")
+        _require_made(plan, dataset)
         found.append((YAML(typ="safe", pure=True).load(files.cat_file(f"{name.rpartition('/')[0]}/recipe.yaml").decode()), plan))
     if not found:
         raise UserError(
@@ -85,6 +88,11 @@ def _plans(files: Any, names: list[str], dataset: str) -> list[tuple[dict[str, A
             "`factory select RUN --export`, or replay from the run's folder"
         )
     return found
+
+
+def _require_made(plan: dict[str, Any], dataset: str) -> None:
+    if "corpus" in plan["identity"]:
+        raise UserError(f"{dataset}: its images were filtered out of a corpus, not made here, so there is nothing to make again")
 
 
 def _of_run(store: Store, row_id: str) -> Stored:

@@ -147,7 +147,11 @@ class Store:
 
     def command(self) -> str:
         """The command that made this run, for messages."""
-        return "`factory filter`" if "corpus" in self.run()["identity"] else "`factory build`"
+        return "`factory filter`" if self.is_filtered() else "`factory build`"
+
+    def is_filtered(self) -> bool:
+        """Whether this run read a corpus that exists, and made no image."""
+        return "corpus" in self.run()["identity"]
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:

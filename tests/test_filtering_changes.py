@@ -296,27 +296,18 @@ def test_a_filter_that_always_fails_is_raised(tmp_path: Path) -> None:
 
 
 def test_a_card_names_no_secret_of_a_url(tmp_path: Path) -> None:
-    from factory import filter_card
+    from factory import publish
+    from factory.publish import filtered
     from factory.select import Selection
+    from factory.store import Store
 
-    recipe = SimpleNamespace(
-        name="x",
-        corpus=SimpleNamespace(dataset="https://me:word@host/a/b.parquet?sig=SECRET", kind="parquet"),
-        named_filters=list,
-        export=SimpleNamespace(data_files=lambda split: "data/*"),
-    )
-    facts = {"kept": 0, "rows": 0, "refused": {}, "per_class": {}}
+    url = "https://me:word@host/a/b.parquet?sig=SECRET"
+    recipe = filter_recipe.load(corpora.recipe(tmp_path / "r.yaml", corpus=f"{{kind: parquet, dataset: '{url}'}}"))
+    store = Store.open(tmp_path / "run", "0" * 16, {"corpus": {"shards": 1, "digest": "1" * 32}}, recipe.settings())
     nothing = Selection(np.zeros(0, bool), np.zeros(0, np.int16), [""])
-    text = filter_card.card(recipe, facts, nothing, tmp_path)  # type: ignore[arg-type]
-    assert "SECRET" not in text and "word" not in text and "host/a/b.parquet" in text
-
-
-def test_a_filtered_corpus_is_not_pushed_as_made_images(tmp_path: Path) -> None:
-    from factory.push import story
-
-    sift(tmp_path, corpus=f"{{dataset: {pictures(tmp_path / 'corpus', ['a.png'])}}}", keep="both")
-    with pytest.raises(UserError, match="hf upload me/x"):
-        story.run(tmp_path / "run", "me/x", story.Options(dry_run=True))
+    facts = filtered.gather(recipe, store, np.zeros(0, np.int32), [], nothing, [])
+    for text in (publish.card([facts], 1), json.dumps(facts)):
+        assert "SECRET" not in text and "word" not in text and "host/a/b.parquet" in text
 
 
 def test_a_ray_worker_that_lives_on_scores_by_the_recipe_of_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,6 @@ FLOORS = [
         "reading",
         "catalogue",
         "sifter",
-        "filter_card",
         "filter_progress",
         "outcome",
         "filtering",

@@ -61,7 +61,7 @@ class Coco(_objects.ObjectExporter):
 
     def _head(self, names: list[str], info: DatasetInfo) -> str:
         """Everything up to the list of images."""
-        about = {"description": f"{info.name}: synthetic images, split {info.split}", "version": "1.0"}
+        about = {"description": f"{info.name}: {'synthetic ' if info.synthetic else ''}images, split {info.split}", "version": "1.0"}
         url = self.license if self.license is not None and "://" in self.license else ""
         licences = [] if self.license is None else [{"id": 1, "name": self.license, "url": url}]
         categories = [{"id": k + 1, "name": name, "supercategory": ""} for k, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""README.md of a dataset: a YAML header that `load_dataset` and the Hub viewer read, then everything that a careful reader asks."""
+"""README.md of a dataset that was made: a YAML header that `load_dataset` and the Hub viewer read, then what a careful reader asks."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from factory.publish import evaluated
-from factory.publish.facts import PROVENANCE, yaml
+from factory.publish import evaluated, filtered, sections
+from factory.publish.facts import PROVENANCE, is_filtered
 from factory.publish.markdown import table
-
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
 
 
 def card(parts: Sequence[dict[str, Any]], size: int, place: str = "DATASET") -> str:
-    """The card of one plan's facts, or of several that were pushed into one dataset.
+    """The card of one plan's facts, or of several of one kind that were pushed into one dataset.
 
     size: bytes of the data files.  place: what `load_dataset` is given.  A part may hold, beside what `facts.gather` finds: `evaluation`
     (evaluation.json), `accepted` (why the gate on memorisation was overruled), `licence` (of the images), and `pictures`, true where
     contact_sheet.png lies beside its recipe.
     """
+    if is_filtered(parts[0]):
+        return filtered.card(parts, size, place)
     first, several = parts[0], len(parts) > 1
     rows = sum(part["rows"] for part in parts)
     made_by = sorted({part["factory"] for part in parts})
@@ -28,8 +28,8 @@ def card(parts: Sequence[dict[str, Any]], size: int, place: str = "DATASET") -> 
         for part in parts
         if part.get("pictures")
     ]
-    sections = [
-        f"---\n{_header(parts, rows, size).strip()}\n---\n",
+    text = [
+        sections.header(parts, size, ["synthetic", *(["stress-test"] if first["split"] == "stress_test" else [])]),
         f"# {first['name']}\n",
         f"{rows} synthetic images, made by the recipe below with the synthetic-dataset factory {', '.join(made_by)}. "
         "Every image was generated; none is a photograph.\n",
@@ -37,47 +37,22 @@ def card(parts: Sequence[dict[str, Any]], size: int, place: str = "DATASET") -> 
         f"```python\nfrom datasets import load_dataset\n\ndata = load_dataset({place!r}, split={first['split']!r})\n```\n",
         *pictures,
         "## Does it help?\n",
-        *(_title(part, several) + evaluated.text(part.get("evaluation"), part.get("accepted", "")) for part in parts),
+        *(sections.title(part, several) + evaluated.text(part.get("evaluation"), part.get("accepted", "")) for part in parts),
         "## What is in it\n",
         _classes(parts),
         _columns(first, several),
         "## How it was made\n",
         *(_made(part, several) for part in parts),
         "## What was refused\n",
-        *(_refused(part, several) for part in parts),
+        *(sections.refused(part, several, "(generated)", part["generated"]) for part in parts),
         "## Licences\n",
-        _licences(parts),
+        sections.licences(parts) + _parents(parts),
         "## Known limits\n",
         _limits(parts),
         "## Make it again\n",
         *(_again(part, place, several) for part in parts),
     ]
-    return "\n".join(sections)
-
-
-def _licence(parts: Sequence[dict[str, Any]]) -> str | None:
-    """The licence that the parts' owner gave, if it is one."""
-    given = {part.get("licence") for part in parts}
-    return given.pop() if len(given) == 1 else None
-
-
-def _header(parts: Sequence[dict[str, Any]], rows: int, size: int) -> str:
-    first, licence = parts[0], _licence(parts)
-    split = first["split"]
-    # The sizes matter: `datasets` names its cache of a local folder by this header, and would else serve one dataset for another.
-    splits = [{"name": split, "num_bytes": size, "num_examples": rows}]
-    header: dict[str, Any] = {"pretty_name": first["name"]}
-    if licence:
-        header["license"] = licence
-    if first["class_names"]:
-        header["task_categories"] = ["image-classification"]
-    header |= {
-        "size_categories": [next((name for limit, name in _SIZES if rows < limit), "10M<n<100M")],
-        "tags": ["synthetic", *(["stress-test"] if split == "stress_test" else [])],
-        "configs": [{"config_name": "default", "data_files": [{"split": split, "path": first["data_files"]}]}],
-        "dataset_info": [{"config_name": "default", "splits": splits, "download_size": size, "dataset_size": size}],
-    }
-    return yaml(header)
+    return "\n".join(text)
 
 
 def _notice(stress: bool) -> str:
@@ -109,25 +84,12 @@ def _columns(part: dict[str, Any], several: bool) -> str:
     )
 
 
-def _title(part: dict[str, Any], several: bool) -> str:
-    return f"### {part['name']}, plan `{part['plan']}`\n\n" if several else ""
-
-
 def _made(part: dict[str, Any], several: bool) -> str:
     source, condition = part["source"], part["condition"]
-    models = [
-        (
-            model["role"],
-            f"`{model['name']}`",
-            f"`{model.get('commit') or model.get('revision') or 'not pinned'}`",
-            model["licence"] or "not stated",
-        )
-        for model in part["models"]
-    ]
     shots = f", {source['shots']} a class" if source.get("shots") else ""
     return (
-        _title(part, several)
-        + table(("role", "model", "revision", "licence"), models)
+        sections.title(part, several)
+        + sections.models(part)
         + f"\nReal images: {part['source']['real']} from `{source.get('dataset', source['kind'])}`"
         + f" (split `{source.get('split', 'train')}`{shots}), content `{source['fingerprint']}`.\n"
         + f"Condition: `{condition['kind']}`. Plan: `{part['plan']}`. Seed: {part['seed']}. Rounds: {part['rounds']}.\n\n"
@@ -136,22 +98,11 @@ def _made(part: dict[str, Any], several: bool) -> str:
     )
 
 
-def _refused(part: dict[str, Any], several: bool) -> str:
-    rows = [("(generated)", "", "", part["generated"])]
-    rows += [(f"`{rule['name']}`", rule["asks"], rule["refused"], rule["left"]) for rule in part["rules"]]
-    return _title(part, several) + table(("rule", "asks for", "refused", "kept"), rows)
-
-
-def _licences(parts: Sequence[dict[str, Any]]) -> str:
-    given = dict.fromkeys(part.get("licence") or "not stated by its owner" for part in parts)
-    lines = [f"- This dataset: {', '.join(given)}."]
-    seen = dict.fromkeys((model["name"], model["licence"] or "not stated; see its page") for part in parts for model in part["models"])
-    lines += [f"- `{name}`: {what}." for name, what in seen]
+def _parents(parts: Sequence[dict[str, Any]]) -> str:
     sources = dict.fromkeys(str(part["source"].get("dataset", part["source"]["kind"])) for part in parts)
-    lines += [
-        f"- Real images, `{name}`: their owner's licence holds for what was made from them as far as the law says so." for name in sources
-    ]
-    return "\n".join(lines) + "\n"
+    return "".join(
+        f"- Real images, `{name}`: their owner's licence holds for what was made from them as far as the law says so.\n" for name in sources
+    )
 
 
 def _limits(parts: Sequence[dict[str, Any]]) -> str:
@@ -175,20 +126,12 @@ def _limits(parts: Sequence[dict[str, Any]]) -> str:
 
 
 def _again(part: dict[str, Any], place: str, several: bool) -> str:
-    def sets(keys: Sequence[str]) -> str:
-        return "".join(f" --set '{key}=…'" for key in keys)
-
-    needs = (
-        f"These keys named folders of the machine that it was built on; give your own: {', '.join(f'`{key}`' for key in part['local'])}. "
-        if part["local"]
-        else ""
-    )
     pixels = [key for key in part["local"] if not key.startswith(("filters", "export"))]
     plan = f" --plan {part['plan']}" if several else ""
     return (
         f"```\npip install synthetic-dataset-factory=={part['factory']}\n"
-        f"factory build {PROVENANCE}/{part['plan']}/recipe.yaml{sets(part['local'])}\n"
-        f"factory replay {place} ID{plan}{sets(pixels)}\n```\n\n"
-        f"{needs}With the same real images and weights the plan is `{part['plan']}` again; on the same hardware and versions the images are the same bytes. "
+        f"factory build {PROVENANCE}/{part['plan']}/recipe.yaml{sections.sets(part['local'])}\n"
+        f"factory replay {place} ID{plan}{sections.sets(pixels)}\n```\n\n"
+        f"{sections.places(part)}With the same real images and weights the plan is `{part['plan']}` again; on the same hardware and versions the images are the same bytes. "
         "`factory replay` makes one image alone, by its `id`, and says how it differs from the one that is stored.\n"
     )

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from factory import __version__, provenance, select
+from factory import __version__, select
 from factory.contracts import Filter
+from factory.filter_recipe import FilterRecipe
 from factory.publish import names
 from factory.recipe import Recipe
 from factory.store import Store
@@ -31,6 +32,7 @@ def gather(recipe: Recipe, store: Store, labels: np.ndarray, selection: select.S
     numbered = list(enumerate(class_names)) or [(-1, "(unlabelled)")]
     settings, local = names.public(recipe.settings())
     return {
+        "command": "build",
         "name": recipe.name,
         "plan": run["plan"],
         "factory": __version__,
@@ -59,17 +61,27 @@ def digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write(folder: Path, recipe: Recipe, store: Store, facts: dict[str, Any]) -> None:
-    """recipe.yaml, plan.json and facts.json under provenance/<plan>/ of a dataset's folder."""
+def is_filtered(facts: dict[str, Any]) -> bool:
+    """Whether these are the facts of a corpus that `factory filter` chose from, and not of images that were made."""
+    return facts.get("command") == "filter"
+
+
+def images(facts: dict[str, Any]) -> str:
+    """What the images are called in one line."""
+    return "images out of a corpus" if is_filtered(facts) else "synthetic images"
+
+
+def write(folder: Path, facts: dict[str, Any], recipe: dict[str, Any], plan: dict[str, Any]) -> None:
+    """recipe.yaml, plan.json and facts.json under provenance/<plan>/ of a dataset's folder. recipe, plan: JSON values, not yet for strangers."""
     own = folder / PROVENANCE / facts["plan"]
     own.mkdir(parents=True)
-    settings, _ = names.public(provenance.recipe_of(store, recipe))
-    head = f"# The recipe of plan {facts['plan']}, by the synthetic-dataset factory {facts['factory']}: factory build recipe.yaml\n"
+    settings, _ = names.public(recipe)
+    head = f"# The recipe of plan {facts['plan']}, by the synthetic-dataset factory {facts['factory']}: factory {facts['command']} recipe.yaml\n"
     if facts["local"]:
         head += f"# These named folders of the machine that it was built on; put yours: {', '.join(facts['local'])}\n"
     (own / "recipe.yaml").write_text(head + yaml(settings), encoding="utf-8")
-    plan, _ = names.public(provenance.plan_of(store))
-    for name, value in (("plan", plan), ("facts", facts)):
+    public, _ = names.public(plan)
+    for name, value in (("plan", public), ("facts", facts)):
         (own / f"{name}.json").write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -122,7 +134,12 @@ def _models(recipe: Recipe, store: Store) -> Iterator[dict[str, Any]]:
         yield from _named("generator", {key: value for key, value in generator.items() if key != "model"})
     for section in ("condition", "prompts"):
         yield from _named(section, settings[section])
-    for (name, _), own in zip(recipe.named_filters(), settings["filters"], strict=True):
+    yield from filter_models(recipe)
+
+
+def filter_models(recipe: Recipe | FilterRecipe) -> Iterator[dict[str, Any]]:
+    """The models of a recipe's filters."""
+    for (name, _), own in zip(recipe.named_filters(), recipe.settings()["filters"], strict=True):
         yield from _named(f"filter {name}", own)
 
 

@@ -78,4 +78,6 @@ def _is_local(text: str, key: str) -> bool:
         return False
     if text.startswith(("/", "~/", "./", "../", "\\\\")) or re.match(r"[A-Za-z]:[\\/]", text):
         return True
+    if key in _PLACES and re.search(r"[*?\[]", text):  # a pattern of files
+        return True
     return ("/" in text or key in _PLACES) and Path(text).exists()

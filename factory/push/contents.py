@@ -13,6 +13,7 @@ from factory.errors import UserError
 from factory.publish import names
 from factory.publish.facts import PROVENANCE
 from factory.push.remote import State
+from factory.store import Store
 
 CARD, CROISSANT, SHEET = "README.md", "croissant.json", "contact_sheet.png"
 PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
@@ -31,8 +32,14 @@ class Contents:
     gone: list[str] = field(default_factory=list)
 
 
-def facts_of(dataset: Path) -> dict[str, Any]:
+def facts_of(store: Store) -> dict[str, Any]:
     """The facts that were written with a run's dataset. Raises UserError for a run without a finished one."""
+    dataset = store.folder / "dataset"
+    if not (dataset / CARD).exists() and store.is_filtered():
+        raise UserError(
+            "the run has no new shards, an index alone is no dataset; write them without a model: `factory select RUN --export` "
+            "(or set `keep: dataset` in the recipe and run `factory filter` again), then push"
+        )
     if not (dataset / CARD).exists():
         raise UserError("the run has no dataset yet; finish it with `factory build`, or upload while it is built with --follow")
     found = sorted(dataset.glob(f"{PROVENANCE}/*/facts.json"))
@@ -126,8 +133,10 @@ def _data(facts: dict[str, Any]) -> list[str]:
 
 def check_beside(facts: dict[str, Any], others: list[dict[str, Any]]) -> None:
     """Raise UserError where rows of two plans cannot be read as one dataset."""
-    for other in others:
+    facts = {"command": "build", **facts}  # which facts of older versions do not say
+    for other in ({"command": "build", **other} for other in others):
         for key, what in (
+            ("command", "origin of the images (made, or filtered out of a corpus)"),
             ("data_files", "kind of files or split"),
             ("class_names", "classes"),
             ("columns", "columns (filters, annotations)"),
@@ -162,8 +171,8 @@ def _joined(old: Any, new: Any, renamed: dict[str, str], kept: set[str], parts: 
     inside = [{"@id": entry["@id"]} for entry in objects]
     sets = [{**entry, "containedIn": inside} if "containedIn" in entry else entry for entry in sets]
     rows = sum(part["rows"] for part in parts)
-    description = f"{rows} synthetic images, split {parts[0]['split']}: every image was generated, none is a photograph."
-    return {**old, "description": description, "distribution": [*objects, *sets]}
+    said = new["description"]  # of the new rows alone: their number, then what all of them are
+    return {**old, "description": f"{rows}{said[len(said) - len(said.lstrip('0123456789')) :]}", "distribution": [*objects, *sets]}
 
 
 def _json(value: Any) -> bytes:

@@ -146,7 +146,7 @@ class _Parts:
 
 
 def _check_finished(store: Store) -> None:
-    facts = contents.facts_of(store.folder / "dataset") if (store.folder / "dataset").exists() else {}
+    facts = contents.facts_of(store) if (store.folder / "dataset").exists() else {}
     now = recipes.load(store.folder / "recipe.json").settings()
     if facts.get("settings") != digest(now) or facts.get("rounds") != len(store.rounds()):
         raise UserError("the build stopped before its end; go on with `factory build`, then push again: what is uploaded stays")

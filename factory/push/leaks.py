@@ -25,7 +25,7 @@ class Watch:
         needles = {re.escape(token.encode()): "your access token"} if token else {}
         needles[_TOKEN] = "an access token"
         for folder in folders:
-            needles[re.escape(str(folder).encode())] = "the path of the run"
+            needles[re.escape(str(folder).encode())] = f"the path of {folder.name!r} on this machine"
         home = str(Path.home())
         if len(home) > 3:
             needles[re.escape(home.encode()) + rb"(?=[/\\\"'\s])"] = "the path of your home folder"
@@ -37,7 +37,8 @@ class Watch:
             for pattern, what in self.needles:
                 if pattern.search(data):
                     raise UserError(
-                        f"not pushed: {what} is in {name}{place}; take it out of the recipe (or of the captions of its source) and build again"
+                        f"not pushed: {what} is in {name}{place}; take it out of the recipe, or of the "
+                        "captions and columns of its images, and make the dataset again"
                     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import re
 import sys
@@ -16,6 +17,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
+from factory import publish
 from factory.errors import UserError
 from factory.publish.facts import PROVENANCE
 from factory.push import contents, follow, gate, leaks
@@ -51,11 +53,8 @@ def run(folder: Path, name: str, options: Options) -> dict[str, Any]:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UserError(f"{name!r} is no name of a dataset on the Hub; write user/name")
     store = Store.existing(folder)
-    if "corpus" in store.run()["identity"]:
-        raise UserError(
-            "not pushed: the run filtered images that others made, and there is no recipe that makes them again; upload what it kept with "
-            f"`hf upload {name} {folder / 'dataset'} --repo-type dataset`"
-        )
+    if options.follow and store.is_filtered():
+        raise UserError("--follow uploads what a build makes while it goes on; push a filter run without it, when it is finished")
     if not sys.stderr.isatty():
         disable_progress_bars()
     accepted = gate.check(gate.evaluation(folder), options.accept_memorisation)
@@ -66,11 +65,11 @@ def run(folder: Path, name: str, options: Options) -> dict[str, Any]:
     with _unchanging(store):
         evaluation = gate.evaluation(folder)  # looked at again: a build that was followed takes hours
         accepted = gate.check(evaluation, options.accept_memorisation)
-        return _push(folder, remote, options, evaluation, accepted)
+        return _push(store, remote, options, evaluation, accepted)
 
 
-def _push(folder: Path, remote: Remote, options: Options, evaluation: dict[str, Any] | None, accepted: str) -> dict[str, Any]:
-    facts = contents.facts_of(folder / "dataset")
+def _push(store: Store, remote: Remote, options: Options, evaluation: dict[str, Any] | None, accepted: str) -> dict[str, Any]:
+    folder, facts = store.folder, contents.facts_of(store)
     contents.refuse_small_files(folder / "dataset", facts)
     sheet = options.pictures and (folder / contents.SHEET).exists()
     if not options.dry_run:
@@ -79,7 +78,7 @@ def _push(folder: Path, remote: Remote, options: Options, evaluation: dict[str, 
     evaluation = gate.of_these(evaluation, facts)
     facts = contents.told(_with_licences(facts, remote), evaluation, accepted, options.licence, sheet)
     whole = _whole(folder, facts, remote, state, options)
-    _check_leaks(folder, whole, state)
+    _check_leaks(store, whole, state)
     changes = list(_changes(whole, state))
     result = _result(remote, changes, state)
     if options.dry_run:
@@ -97,7 +96,7 @@ def _push(folder: Path, remote: Remote, options: Options, evaluation: dict[str, 
             for path, content, _ in _changes(whole, now)
         ]
 
-    message = f"{facts['rows']} synthetic images of plan {facts['plan']}"
+    message = f"{facts['rows']} {publish.images(facts)} of plan {facts['plan']}"
     return {**result, "commit": remote.commit(message, operations)}
 
 
@@ -146,11 +145,23 @@ def _whole(folder: Path, facts: dict[str, Any], remote: Remote, state: State, op
     return contents.gather(folder, facts, others, before, state, remote.name, croissant)
 
 
-def _check_leaks(folder: Path, whole: Contents, state: State) -> None:
-    watch = leaks.Watch([folder.absolute(), folder.resolve()])
+def _check_leaks(store: Store, whole: Contents, state: State) -> None:
+    watch = leaks.Watch([*_both(store.folder), *_data_places(store)])
     for path, content, _ in _changes(whole, state):
         if content is not None:
             watch.check(path, content)
+
+
+def _both(path: Path) -> list[Path]:
+    return [path.absolute(), path.resolve()]
+
+
+def _data_places(store: Store) -> list[Path]:
+    """Where on this machine the real images or the corpus of a run are, if they are here; what is just below the root is too short to tell."""
+    recipe = json.loads((store.folder / "recipe.json").read_text(encoding="utf-8"))
+    given = [str((recipe.get(section) or {}).get("dataset") or "") for section in ("source", "corpus")]
+    local = [Path(re.split(r"[*?\[]", text)[0]) for text in given if text and "://" not in text]
+    return [place for path in local if path.exists() for place in _both(path) if len(place.parts) > 3]
 
 
 def _changes(whole: Contents, state: State) -> Iterator[tuple[str, Path | bytes | None, str]]:

@@ -1,0 +1,193 @@
+"""Facts and card of a dataset that was filtered out of a corpus. No token and no local path reaches them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from factory import __version__, select
+from factory.filter_recipe import FilterRecipe
+from factory.publish import evaluated, names, sections
+from factory.publish.facts import PROVENANCE, asks, digest, filter_models
+from factory.publish.markdown import table
+from factory.store import Store
+
+UNLABELLED = "(unlabelled)"
+
+
+def gather(
+    recipe: FilterRecipe, store: Store, labels: np.ndarray, class_names: list[str], selection: select.Selection, columns: list[str]
+) -> dict[str, Any]:
+    """The facts of one selection out of a corpus. labels: int [N] of every row that was read, -1 unlabelled, kept or refused."""
+    run = store.run()
+    kept, read = Counter(labels[selection.keep].tolist()), Counter(labels.tolist())
+    settings, local = names.public(recipe.settings())
+    known = run["identity"]["corpus"]
+    return {
+        "command": "filter",
+        "name": recipe.name,
+        "plan": run["plan"],
+        "factory": __version__,
+        "split": "train",
+        "export": recipe.export.kind,
+        "data_files": recipe.export.data_files("train"),
+        "image": settings["export"].get("image"),
+        "class_names": class_names,
+        "columns": columns,
+        "selection": select.digest(selection.keep),
+        "rows": int(selection.keep.sum()),
+        "read": len(labels),
+        "classes": {
+            name: {"kept": kept[c], "read": read[c]} for c, name in [*enumerate(class_names), (-1, UNLABELLED)] if c >= 0 or read[c]
+        },
+        "rules": list(_rules(recipe, selection)),
+        "models": list(filter_models(recipe)),
+        "corpus": {**settings["corpus"], "shards": known["shards"], "fingerprint": known["digest"]},
+        "source": _source(settings, store),
+        "local": local,
+        "settings": digest(recipe.settings()),
+    }
+
+
+def _source(settings: dict[str, Any], store: Store) -> dict[str, Any] | None:
+    """The real images that filters compared with, None without."""
+    pinned = store.folder / "source.json"
+    if settings.get("source") is None or not pinned.exists():
+        return None
+    return {**settings["source"], "fingerprint": json.loads(pinned.read_text(encoding="utf-8"))["fingerprint"]}
+
+
+def _rules(recipe: FilterRecipe, selection: select.Selection) -> Iterator[dict[str, Any]]:
+    """Rows that could not be read by their fault, then each filter, before it those to which it has no score; `left` ends at what is kept."""
+    refused = {slug: count for slug, count in selection.refused().items() if slug != select.OVER_QUOTA}
+    filters = {
+        slug: asks(f) if slug == name else asked
+        for name, f in recipe.named_filters()
+        for slug, asked in (
+            (f"unscored_{name}", "a row that the cascade had scored"),
+            (f"{name}_no_score", "a row that the filter can score"),
+            (name, ""),
+        )
+    }
+    left = len(selection.keep)
+    for slug, asked in {**{fault: "a row without this fault" for fault in refused if fault not in filters}, **filters}.items():
+        if slug in refused:
+            left -= refused[slug]
+            yield {"name": slug, "asks": asked, "refused": refused[slug], "left": left}
+
+
+def card(parts: Sequence[dict[str, Any]], size: int, place: str) -> str:
+    """The card of one such dataset, or of several in one repository; arguments are those of `dataset_card.card`."""
+    first, several = parts[0], len(parts) > 1
+    rows, read = sum(part["rows"] for part in parts), sum(part["read"] for part in parts)
+    pictures = [f"![Some of the images]({PROVENANCE}/{part['plan']}/contact_sheet.png)\n" for part in parts if part.get("pictures")]
+    measured = [
+        sections.title(part, several) + evaluated.text(part.get("evaluation"), part.get("accepted", ""))
+        for part in parts
+        if part.get("evaluation") or part.get("accepted")
+    ]
+    text = [
+        sections.header(parts, size, []),
+        f"# {first['name']}\n",
+        f"{rows} of the {read} rows of {_corpora(parts)}, chosen by the filters below with the synthetic-dataset factory "
+        f"{', '.join(sorted({part['factory'] for part in parts}))}. {_images(first)}\n",
+        f"```python\nfrom datasets import load_dataset\n\ndata = load_dataset({place!r}, split={first['split']!r})\n```\n",
+        *pictures,
+        *(["## Does it help?\n", *measured] if measured else []),
+        "## What is in it\n",
+        _classes(parts),
+        _columns(first, several),
+        "## How it was chosen\n",
+        *(_chosen(part, several) for part in parts),
+        "## What was refused\n",
+        *(sections.refused(part, several, "(read)", part["read"]) + _sum(part) for part in parts),
+        "## Licences\n",
+        sections.licences(parts) + f"- The images are those of {_corpora(parts)}: their owners' licences hold for them unchanged.\n",
+        "## Known limits\n",
+        _limits(parts, bool(measured)),
+        "## Make it again\n",
+        *(_again(part, several) for part in parts),
+    ]
+    return "\n".join(text)
+
+
+def _corpora(parts: Sequence[dict[str, Any]]) -> str:
+    found = dict.fromkeys(str(part["corpus"].get("dataset", part["corpus"]["kind"])) for part in parts)
+    return ", ".join(f"`{name}`" for name in found)
+
+
+def _images(part: dict[str, Any]) -> str:
+    files = "Image files are those of the corpus, byte for byte where a reader can show them as they are."
+    if part["image"] != "original":
+        files = f"Images were encoded again as {part['image'] or part['export']}."
+    marked = " The column `synthetic`, passed on from the corpus, says which of them were." if "synthetic" in part["columns"] else ""
+    return f"{files} Nothing is said here of whether they are photographs or were generated.{marked}"
+
+
+def _classes(parts: Sequence[dict[str, Any]]) -> str:
+    kept: Counter[str] = Counter()
+    read: Counter[str] = Counter()
+    for part in parts:
+        kept.update({name: counts["kept"] for name, counts in part["classes"].items()})
+        read.update({name: counts["read"] for name, counts in part["classes"].items()})
+    total = ("**all**", sum(kept.values()), sum(read.values()))
+    return table(("class", "images", "of read"), [*((name, kept[name], read[name]) for name in read), total])
+
+
+def _columns(part: dict[str, Any], several: bool) -> str:
+    scores = [f"`{rule['name']}`" for rule in part["rules"] if rule["name"] in part["columns"]]
+    return (
+        f"Columns: `id` names a row of the corpus{', and is unique within its plan' if several else ''}; "
+        + (f"the scores of the filters are {', '.join(scores)}; " if scores else "")
+        + "all others are the corpus's own, one that would hide ours under `corpus_<name>`.\n"
+    )
+
+
+def _chosen(part: dict[str, Any], several: bool) -> str:
+    own, corpus, source = f"{PROVENANCE}/{part['plan']}", part["corpus"], part["source"]
+    compared = (
+        f" Filters compared with the real images of `{source.get('dataset', source['kind'])}`, content `{source['fingerprint']}`."
+        if source
+        else ""
+    )
+    return (
+        sections.title(part, several)
+        + (sections.models(part) + "\n" if part["models"] else "No filter has a model.\n\n")
+        + f"Corpus: {_corpora([part])}, kind `{corpus['kind']}`, {part['read']} rows, fingerprint `{corpus['fingerprint']}` (of the names and sizes "
+        + f"of its files, with their times or checksums).{compared} Plan: `{part['plan']}`.\n\n"
+        + f"Recipe: [`{own}/recipe.yaml`]({own}/recipe.yaml); the plan, with all that decides the scores: [`plan.json`]({own}/plan.json).\n"
+    )
+
+
+def _sum(part: dict[str, Any]) -> str:
+    gone = part["read"] - part["rows"]
+    return f"\nEvery row is accounted for: {part['read']} read = {part['rows']} kept + {gone} refused.\n"
+
+
+def _limits(parts: Sequence[dict[str, Any]], measured: bool) -> str:
+    limits = [
+        "The images and their labels and captions are the corpus's own, with its errors and biases; "
+        + ("the filters above are all that checked them." if any(part["rules"] for part in parts) else "nothing checked them."),
+        "The scores come from models with errors of their own; a threshold on them favours what those models know.",
+        "Nobody has looked for persons, private data or works under copyright in them beyond what these filters find.",
+    ]
+    if not any(part["models"] for part in parts):
+        del limits[1]
+    if not measured:
+        limits.append("Nobody has measured whether training with this selection is better than with the whole corpus.")
+    if any(len({counts["kept"] for counts in part["classes"].values()}) > 1 for part in parts):
+        limits.append("The classes are not of one size: see the table above.")
+    return "\n".join(f"- {limit}" for limit in limits) + "\n"
+
+
+def _again(part: dict[str, Any], several: bool) -> str:
+    return (
+        sections.title(part, several) + f"```\npip install synthetic-dataset-factory=={part['factory']}\n"
+        f"factory filter {PROVENANCE}/{part['plan']}/recipe.yaml{sections.sets(part['local'])}\n```\n\n"
+        f"{sections.places(part)}With the same corpus and weights the same rows stay. The plan is `{part['plan']}` again where its files keep "
+        "their times (`cp -p`, `rsync -a`).\n"
+    )
