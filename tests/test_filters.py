@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from factory import kinds
+from factory import kinds, neighbours
 from factory.contracts import Filter, FilterContext
 from factory.errors import UserError
 from factory.neighbours import earlier_neighbours, greedy
@@ -211,6 +211,43 @@ def test_earlier_neighbours_are_those_of_brute_force(block: int, device: str) ->
         assert cosines[row, found] == pytest.approx(similarity[row, : len(found)], abs=1e-6)
         assert (similarity[row, len(found) :] == -1).all()
     assert (index[np.isnan(embeddings).any(axis=1)] == -1).all()
+
+
+def directions(dim: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(dim, dim)))[0][:, :width]
+
+
+@pytest.mark.parametrize("width", [1, 4, 15])
+@pytest.mark.parametrize("pair", [0, 10**9])  # never a product of a whole tile, and always one
+def test_a_screen_in_any_directions_misses_nothing(width: int, pair: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "TILE", 9)
+    monkeypatch.setattr(neighbours, "STACK", 3)
+    monkeypatch.setattr(neighbours, "PAIR", pair)
+    for seed, floor in ((0, 0.6), (1, 0.85), (2, 0.97)):
+        embeddings = clustered(300, seed=seed, spread=0.2)
+        expected = earlier_neighbours(embeddings, floor, k=5)
+        with monkeypatch.context() as patch:
+            patch.setattr(neighbours, "_screen", lambda *_: directions(16, width))
+            index, similarity = earlier_neighbours(embeddings, floor, k=5, block=25)
+        assert similarity == pytest.approx(expected[1], abs=1e-6) and (expected[1] > 0).sum() > 50
+        assert ((index >= 0) == (expected[0] >= 0)).all() and (index < np.arange(300)[:, None]).all()
+        cosines = np.take_along_axis(cosines_of(embeddings), np.maximum(index, 0), axis=1)
+        assert np.where(index >= 0, cosines, -1) == pytest.approx(similarity, abs=1e-6)
+
+
+def test_a_bound_is_never_below_the_cosine_and_the_screen_follows_from_what_it_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "SCREENED", 10_000)
+    draw = np.random.default_rng(0)
+    spectrum = np.where(np.arange(128) < 24, 1, 0.1)
+    decaying, flat = draw.normal(size=(12_000, 128)) * spectrum, draw.normal(size=(12_000, 128))
+    basis = neighbours._screen(decaying.astype(np.float16), 0.9)
+    assert basis is not None and basis.shape in ((128, 16), (128, 32)) and np.abs(basis.T @ basis - np.eye(basis.shape[1])).max() < 1e-12
+    for rows in (decaying[:500], flat[:500]):
+        units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        bounds = neighbours._coordinates(units, basis)
+        assert (bounds @ bounds.T - units @ units.T).min() > -1e-6
+    assert neighbours._screen(flat, 0.2) is None  # there most pairs would pass
+    assert neighbours._screen(decaying[:5_000], 0.9) is None  # and here there is little to save
 
 
 def test_of_equal_neighbours_the_earliest_are_listed() -> None:
