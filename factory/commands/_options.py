@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,9 @@ Sets = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+Out = Annotated[Path | None, typer.Option(help="The run folder; default runs/<recipe name>.", show_default=False)]
+Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU where there are GPUs.")]
+Join = Annotated[bool, typer.Option("--join", help="Add this worker to a run that another launch holds.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the fastest there is.")]
 
 
@@ -33,5 +37,14 @@ def opened(path: Path, sets: list[str] | None) -> tuple[recipes.Recipe, Any, Any
     return recipe, table, planned
 
 
-def run_folder(recipe: recipes.Recipe, out: Path | None) -> Path:
-    return out or Path("runs") / recipe.name
+def run_folder(name: str, out: Path | None) -> Path:
+    """Where a recipe of this name leaves its run."""
+    return out or Path("runs") / name
+
+
+def launched(workers: int) -> None:
+    """Start the workers and exit with their code, where several are asked for and this process is none of them."""
+    from factory import runtime
+
+    if workers > 1 and runtime.worker().world == 1:
+        raise typer.Exit(runtime.launch(workers, sys.argv[1:]))

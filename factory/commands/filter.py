@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from enum import Enum
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from factory.commands._options import AsJson, Device, RecipeFile, Sets
+from factory.commands._options import AsJson, Device, Join, Out, RecipeFile, Sets, Workers, launched, run_folder
 
 
 class Engine(str, Enum):
@@ -22,11 +20,11 @@ class Engine(str, Enum):
 
 def command(
     recipe_file: RecipeFile,
-    out: Annotated[Path | None, typer.Option(help="The run folder; default runs/<recipe name>.", show_default=False)] = None,
+    out: Out = None,
     sets: Sets = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine, one per GPU where there are GPUs.")] = 1,
+    workers: Workers = 1,
     device: Device = "auto",
-    join: Annotated[bool, typer.Option("--join", help="Add this worker to a run that another launch holds.")] = False,
+    join: Join = False,
     engine: Annotated[Engine, typer.Option(help="local: processes of this launch; ray: tasks on a Ray cluster.")] = Engine.local,
     address: Annotated[str | None, typer.Option(help="The Ray cluster, such as auto or ray://host:10001.", show_default=False)] = None,
     as_json: AsJson = False,
@@ -37,20 +35,14 @@ def command(
 
     Afterwards: factory select RUN --set 'filters[0].min=0.3' decides again without a model, and factory sweep RUN FILTER shows what a threshold costs.
     """
-    from factory import filter_recipe, runtime
+    from factory import filter_recipe, filtering, outcome, ray_engine
 
     recipe = filter_recipe.load(recipe_file, sets or [])
-    folder = out or Path("runs") / recipe.name
+    folder = run_folder(recipe.name, out)
     if engine is Engine.ray:
-        from factory import outcome, ray_engine
-
-        told = ray_engine.run(recipe, folder, address, device)
-        print(json.dumps(told) if as_json else outcome.summary(told, recipe, folder))
-        return
-    if workers > 1 and runtime.worker().world == 1:
-        raise typer.Exit(runtime.launch(workers, sys.argv[1:]))
-    from factory import filtering, outcome
-
-    result = filtering.run(recipe, folder, device, join)
+        result: dict[str, Any] | None = ray_engine.run(recipe, folder, address, device)
+    else:
+        launched(workers)
+        result = filtering.run(recipe, folder, device, join)
     if result is not None:
         print(json.dumps(result) if as_json else outcome.summary(result, recipe, folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,8 @@ from factory.contracts import FilterContext
 from factory.encoders import Encoder
 from factory.errors import UserError
 from factory.filters import _templates
-from factory.filters._encoded import EncodedFilter
+from factory.filters._encoded import EncodedFilter, encode
+from factory.records import Samples
 
 
 class ClassFilter(EncodedFilter, ABC):
@@ -58,6 +60,26 @@ class Classes:
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         chances: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
         return chances
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What a filter makes of class probabilities. judged: (probabilities float64 [N, C], labels int32 [N]) -> scores [N].
+
+    Column predicted: index of the likeliest class.
+    """
+
+    classes: Classes
+    judged: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.classes.encoder
+
+    def score(self, samples: Samples) -> dict[str, np.ndarray]:
+        chances = self.classes.probabilities(encode(self.encoder, samples))
+        score = self.judged(chances, samples.labels)
+        return {"score": score.astype(np.float32), "predicted": likeliest(chances).astype(np.float32)}
 
 
 def of_label(chances: np.ndarray, labels: np.ndarray) -> np.ndarray:

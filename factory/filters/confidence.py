@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from pydantic import Field
 
 from factory.contracts import FilterContext
 from factory.errors import UserError
-from factory.filters._classes import Classes, ClassFilter, likeliest
-from factory.filters._encoded import encode
-from factory.records import Samples
+from factory.filters._classes import ClassFilter, Scorer
 
 
 class Confidence(ClassFilter):
@@ -26,15 +22,11 @@ class Confidence(ClassFilter):
     def open(self, context: FilterContext) -> Scorer:
         if len(context.class_names) == 1:
             raise UserError("confidence needs two classes or more, and the data has one; of one class every answer is certain")
-        return Scorer(self.classes(context))
+        return Scorer(self.classes(context), certainty)
 
 
-@dataclass(frozen=True)
-class Scorer:
-    classes: Classes
-
-    def score(self, samples: Samples) -> dict[str, np.ndarray]:
-        chances = self.classes.probabilities(encode(self.classes.encoder, samples))
-        entropy = -(chances * np.log(np.maximum(chances, np.finfo(np.float64).tiny))).sum(axis=1)
-        score = 1 - entropy / np.log(chances.shape[1])
-        return {"score": np.clip(score, 0, 1).astype(np.float32), "predicted": likeliest(chances).astype(np.float32)}
+def certainty(chances: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Probabilities float64 [N, C] -> float64 [N] in [0, 1], whatever the labels; NaN where they are."""
+    entropy = -(chances * np.log(np.maximum(chances, np.finfo(np.float64).tiny))).sum(axis=1)
+    sure: np.ndarray = np.clip(1 - entropy / np.log(chances.shape[1]), 0, 1)
+    return sure

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
-
 from factory.contracts import FilterContext
-from factory.filters._classes import Classes, ClassFilter, likeliest, of_label
-from factory.filters._encoded import encode
-from factory.records import Samples
+from factory.filters._classes import ClassFilter, Scorer, of_label
 
 
 class ZeroShot(ClassFilter):
@@ -20,14 +14,4 @@ class ZeroShot(ClassFilter):
     """
 
     def open(self, context: FilterContext) -> Scorer:
-        return Scorer(self.classes(context))
-
-
-@dataclass(frozen=True)
-class Scorer:
-    classes: Classes
-
-    def score(self, samples: Samples) -> dict[str, np.ndarray]:
-        chances = self.classes.probabilities(encode(self.classes.encoder, samples))
-        score = of_label(chances, samples.labels)
-        return {"score": score.astype(np.float32), "predicted": likeliest(chances).astype(np.float32)}
+        return Scorer(self.classes(context), of_label)
