@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import ROOT
@@ -67,7 +68,7 @@ def test_filter_a_corpus(root: Path) -> None:
     assert (reason[names["grey"]] == "blank").all() and not (reason[names["copies"]] == "").any()
     assert len(names["broken"]) == 5 and not np.isin(reason[names["broken"]], ["", "blank", "zero_shot"]).any()
     assert (reason[names["wrong"]] == "zero_shot").mean() > 0.8 and 0 < (reason[honest] == "zero_shot").mean() < 0.2
-    assert (root / "runs/spoiled/run/kept.parquet").exists()
+    assert names["decided"]["kept"] < names["report"]["kept"] < pq.read_metadata(root / "runs/spoiled/run/kept.parquet").num_rows
     assert execute("filter_a_corpus")["report"]["read"] == 610, "a second time over the first run"
 
 
