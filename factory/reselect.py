@@ -21,7 +21,7 @@ def run(folder: Path, recipe_file: Path | None, sets: list[str], export: bool) -
     store = Store.existing(folder)
     if "corpus" in store.run()["identity"]:
         return _of_corpus(store, recipe_file, sets, export)
-    recipe = recipes.load(recipe_file or folder / "recipe.json", sets)
+    recipe = recipes.load(recipe_file or folder / "recipe.json", sets, environ=None if recipe_file else {})
     class_names = store.run()["identity"]["source"]["class_names"]
     quota = quotas(recipe, store)
     shards, rows = store.read_rows()
@@ -52,7 +52,7 @@ def quotas(recipe: Recipe, store: Store) -> dict[int, int]:
 
 def _of_corpus(store: Store, recipe_file: Path | None, sets: list[str], export: bool) -> dict[str, Any]:
     """The same for a filter run: the index always, new shards when `export`."""
-    recipe = filter_recipe.load(recipe_file or store.folder / "recipe.json", sets)
+    recipe = filter_recipe.load(recipe_file or store.folder / "recipe.json", sets, environ=None if recipe_file else {})
     with store.owned() if export else contextlib.nullcontext():
         if export:
             filtering.require_unchanged(recipe, store)

@@ -63,11 +63,11 @@ def load(folder: Path) -> Run:
     store = Store.existing(folder)
     identity = store.run()["identity"]
     if "corpus" in identity:
-        recipe: Scored = filter_recipe.load(folder / "recipe.json")
+        recipe: Scored = filter_recipe.load(folder / "recipe.json", environ={})
         rows = outcome.collected(store)
         rules = outcome.rules(recipe, store, rows.shards)  # type: ignore[arg-type]
         return Run(recipe, rules, rows.label, rows.class_names, (rows.fault, rows.faults), _embeddings(recipe, store, rows.shards))
-    recipe = recipes.load(folder / "recipe.json")
+    recipe = recipes.load(folder / "recipe.json", environ={})
     shards, columns = store.read_rows()
     rules = [rule(f, name, store, shards) for name, f in recipe.named_filters()]
     return Run(recipe, rules, columns["label"], identity["source"]["class_names"], None, _embeddings(recipe, store, shards))

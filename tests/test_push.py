@@ -16,6 +16,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
@@ -23,7 +24,7 @@ from PIL import Image
 
 from factory import reselect
 from factory.errors import UserError
-from factory.push import gate, leaks
+from factory.push import follow, gate, leaks
 from factory.store import Store
 from tests.hub_client import Client
 from tests.hub_server import Hub
@@ -377,12 +378,27 @@ def test_secrets_are_found_in_any_file(tmp_path: Path, monkeypatch: pytest.Monke
         tar.addfile(tarfile.TarInfo("x.json"), io.BytesIO())
     watch.check("a.tar", tmp_path / "a.tar")
     watch.check("text", b"a tree at home")
-    for content in (f"{tmp_path}/run/shards".encode(), f'"{tmp_path}/home/x"'.encode(), b"hf_" + b"a1" * 17):
+    for content in (f"{tmp_path}/run/shards".encode(), f'"{tmp_path}/home/x"'.encode(), b"hf_" + b"a1" * 17, b"key: sk-" + b"a1" * 12):
         with pytest.raises(UserError, match="not pushed"):
             watch.check("text", content)
         (tmp_path / "file.json").write_bytes(b" " * leaks._BLOCK + content)
         with pytest.raises(UserError, match="not pushed"):
             watch.check("file.json", tmp_path / "file.json")
+
+
+@pytest.mark.parametrize(
+    "secret", ["hf_" + "a1" * 17, "sk-proj-" + "a1" * 12, "ghp_" + "a1" * 18, "AKIA" + "A1" * 8, "-----BEGIN RSA PRIVATE KEY-----"]
+)
+def test_keys_of_any_known_service_are_found_in_captions(tmp_path: Path, secret: str) -> None:
+    captions = ["a bird on a tree", secret, "a desk-top-with-many-many-things"]
+    texts = {"a": pa.array(captions), "b": pa.array([[text] for text in captions]), "c": pa.array([{"text": text} for text in captions])}
+    watch = leaks.Watch([])
+    for name, column in texts.items():
+        pq.write_table(pa.table({name: column}), tmp_path / "x.parquet")
+        with pytest.raises(UserError, match=rf"token or a private key is in x\.parquet \(column {name}\)"):
+            watch.check("x.parquet", tmp_path / "x.parquet")
+        pq.write_table(pa.table({name: column.filter(pa.array([True, False, True]))}), tmp_path / "x.parquet")
+        watch.check("x.parquet", tmp_path / "x.parquet")
 
 
 def test_a_run_that_is_being_built_is_left_alone(hub: Hub, ada: Client, home: Path) -> None:
@@ -450,6 +466,11 @@ def test_following_a_build_that_stops(hub: Hub, ada: Client, home: Path) -> None
     grow(home / "run", growing, ["00-00000"])
     status, said = ada.factory("push", "stopped", "ada/birds", "--follow")
     assert status == 2 and "stopped before its end" in said, said
+
+
+def test_a_finished_build_is_finished_whatever_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACTORY__THREADS", "2")
+    follow._check_finished(Store(home / "run"))
 
 
 def test_an_image_of_the_hub_is_made_again(hub: Hub, ada: Client, home: Path) -> None:

@@ -37,6 +37,13 @@ def test_yield_and_balance(run: Path) -> None:
     assert quantiles[0]["kept"] == 40 and quantiles[-1]["kept"] == (values == values.max()).sum()
 
 
+def test_rules_are_those_of_the_run_whatever_the_environment(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = sweep.run(run, "Brightness", [100])
+    monkeypatch.setenv("FACTORY__FILTERS", '["undecodable", {"kind": "brightness", "min": 0}]')
+    monkeypatch.setenv("FACTORY__THREADS", "many")
+    assert sweep.run(run, "Brightness", [100]) == here
+
+
 def test_diversity_is_what_its_definition_says() -> None:
     from vendi_score import vendi
 

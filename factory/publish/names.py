@@ -12,8 +12,11 @@ from factory.recipe import Recipe
 _PLACES = {"dataset", "model"}  # keys whose value may be a folder without a slash in its name
 _OWN = {"c2pa"}  # where the signer keeps certificate and key is nobody else's business
 _SECRET_KEYS = re.compile(r"(^|_)(password|passwd|secret|credentials?|api_?key|private_?key|(access|auth|hf|hub)_?token)$", re.IGNORECASE)
-_SECRETS = re.compile(
-    r"\b(hf_\w{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|AKIA[0-9A-Z]{12,})\b|-----BEGIN [A-Z ]*PRIVATE KEY-----.*", re.DOTALL
+# Tokens and keys of known services. Every branch begins with a letter, and looks back only after it, so that gigabytes are searched fast.
+SECRETS = re.compile(
+    r"hf_[A-Za-z0-9]{16,}|sk-(?<![\w-]sk-)[\w-]{16,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|AKIA(?<!\wAKIA)[0-9A-Z]{12,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*",
+    re.DOTALL,
 )
 
 
@@ -43,7 +46,7 @@ def public(value: Any, key: str = "") -> tuple[Any, list[str]]:
         return [own for own, _ in items], [place for _, places in items for place in places]
     if not isinstance(value, str):
         return value, []
-    value = _SECRETS.sub("(removed)", value)
+    value = SECRETS.sub("(removed)", value)
     kind, colon, place = value.partition(":")
     if colon and kind.isidentifier() and len(kind) > 1 and place.startswith(("/", "~/", "../")) and not place.startswith("//"):
         return f"{kind}:{Path(place).name}", [key]  # an encoder such as transformers:/models/dino

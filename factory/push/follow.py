@@ -47,7 +47,7 @@ class _Reader(Store):
 
 def upload(store: Store, remote: Remote) -> None:
     """Upload shards as they are finished, until the build is. Raises UserError when it stops before its end."""
-    recipe = recipes.load(store.folder / "recipe.json")
+    recipe = recipes.load(store.folder / "recipe.json", environ={})
     if any(f.keep_top is not None for f in recipe.filters):
         log.info("follow: keep_top ranks all images, so the shards are uploaded when the build is finished")
     else:
@@ -147,6 +147,6 @@ class _Parts:
 
 def _check_finished(store: Store) -> None:
     facts = contents.facts_of(store) if (store.folder / "dataset").exists() else {}
-    now = recipes.load(store.folder / "recipe.json").settings()
+    now = recipes.load(store.folder / "recipe.json", environ={}).settings()
     if facts.get("settings") != digest(now) or facts.get("rounds") != len(store.rounds()):
         raise UserError("the build stopped before its end; go on with `factory build`, then push again: what is uploaded stays")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from factory.errors import UserError
+from factory.publish.names import SECRETS
 
-_TOKEN = rb"hf_[A-Za-z0-9]{30,}"
 _BLOCK = 16 << 20
 _OVERLAP = 4096  # bytes of a block that are looked at again with the next
 
@@ -23,7 +23,7 @@ class Watch:
 
         token = get_token()
         needles = {re.escape(token.encode()): "your access token"} if token else {}
-        needles[_TOKEN] = "an access token"
+        needles[SECRETS.pattern.encode()] = "an access token or a private key"
         for folder in folders:
             needles[re.escape(str(folder).encode())] = f"the path of {folder.name!r} on this machine"
         home = str(Path.home())
@@ -79,7 +79,20 @@ def _columns(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _bytes(column: Any) -> Iterator[bytes]:
-    """The memory behind a column: strings and images lie there as they are."""
+    """What a column holds: strings and images a line each, since a key is known by where it begins; of anything else the memory."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_struct(kind):
+        for part in column.flatten():
+            yield from _bytes(part)
+        return
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        yield from _bytes(column.flatten())
+        return
+    if pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        yield b"\n".join(value for value in column.cast(pa.large_binary()).to_pylist() if value is not None)
+        return
     for buffer in column.buffers():
         if buffer is not None:
             yield memoryview(buffer).tobytes()
