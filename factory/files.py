@@ -69,10 +69,11 @@ def sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """One JSON file, whole or absent."""
-    write_atomically(path, lambda p: _write_text(p, json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
+    write_atomically(path, lambda p: write_text(p, json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """UTF-8, as `write_atomically` calls it."""
     path.write_text(text, encoding="utf-8")
 
 

@@ -64,8 +64,13 @@ def evaluated(run: Path, tmp_path: Path) -> Path:
     shutil.copytree(run, folder)
     (folder / "evaluation").mkdir()
     Image.new("RGB", (60, 30), "red").save(folder / "evaluation" / "pair_000.png")
-    (folder / "evaluation.json").write_text(json.dumps(evaluation()), encoding="utf-8")
+    (folder / "evaluation.json").write_text(json.dumps({**evaluation(), "selection": kept_of(folder)}), encoding="utf-8")
     return folder
+
+
+def kept_of(folder: Path) -> str:
+    """Names the rows that a run keeps."""
+    return select.digest(facts.pq.read_table(folder / "selection.parquet")["keep"].to_numpy())
 
 
 def evaluation() -> dict[str, Any]:
@@ -173,12 +178,11 @@ def test_it_needs_no_network_and_escapes_what_it_shows(evaluated: Path) -> None:
     assert json.loads(page.texts["scores"])["classes"][1]["name"] == "heron <i>& co"
 
 
-def test_percent_or_share() -> None:
-    assert charts.percent([{"accuracy_mean": 0.9}]) == 100 and charts.percent([{"accuracy_mean": 61.0}, {"accuracy_mean": 0.7}]) == 1
+def test_accuracies_are_drawn_in_percent() -> None:
     utility = evaluation()["utility"]
     chart = charts.accuracy(utility)[0]
-    in_percent = {**utility, "rows": [{**r, "accuracy_mean": r["accuracy_mean"] * 100, "ci95": 1.0} for r in utility["rows"]]}
-    assert charts.accuracy(in_percent)[0]["y_ticks"] == chart["y_ticks"]
+    ticks = [float(tick["text"]) for tick in chart["y_ticks"]]
+    assert ticks[0] <= 42 and 65.1 <= ticks[-1] <= 100
     points = next(s["points"] for s in chart["series"] if s["arm"] == "real_synthetic")
     assert [p["text"] for p in points] == ["62.0 ± 1.0", "61.0 ± 1.0"] and points[0]["y"] < points[1]["y"] < points[1]["bottom"]
     assert charts.per_class(utility)["finch"] == ("70.0", "70.0"), "the best ratio is compared, here 1"
@@ -210,12 +214,13 @@ def test_classes_are_compared_with_the_real_images_that_validation_images_prefer
 
 
 def test_an_evaluation_of_another_selection_is_out_of_date(evaluated: Path) -> None:
-    for named, headline in ((select.digest(np.ones(3, bool)), "Out of date"), (None, "Do not use it")):
+    kept = kept_of(evaluated)
+    for named, headline in ((select.digest(np.ones(3, bool)), "Out of date"), (None, "Out of date"), (kept, "Do not use it")):
         stored = {**evaluation(), **({"selection": named} if named else {})}
         (evaluated / "evaluation.json").write_text(json.dumps(stored), encoding="utf-8")
         found = render._verdict(facts.read(evaluated))
         assert found["headline"] == headline and "hurts by <2.1>" in found["text"]
-        assert (found["tone"] == "unsure") is bool(named)
+        assert (found["tone"] == "unsure") is (named != kept)
 
 
 def test_a_large_run_is_sampled_and_stays_small(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

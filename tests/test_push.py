@@ -287,7 +287,10 @@ def test_many_small_files_are_refused(hub: Hub, ada: Client, home: Path) -> None
 
 
 def test_memorisation_stops_a_push(hub: Hub, ada: Client, home: Path) -> None:
-    found = {"memorisation": {"gate": {"passed": False, "text": "3 images are copies."}, "pairs": [{"id": "0-000007", "distance": 0.0123}]}}
+    found = {
+        "version": 1,
+        "memorisation": {"gate": {"passed": False, "text": "3 images are copies."}, "pairs": [{"id": "0-000007", "distance": 0.0123}]},
+    }
     (home / "run" / "evaluation.json").write_text(json.dumps(found))
     try:
         status, said = ada.factory("push", "run", "ada/birds")
@@ -304,7 +307,7 @@ def test_an_evaluation_of_other_images_is_not_on_the_card(hub: Hub, ada: Client,
     path, words = home / "run" / "evaluation.json", "Use it: synthetic to real 2:1."
     try:
         for selection, told in ((selection_of(home / "run"), True), ("0" * 16, False), (None, False)):
-            path.write_text(json.dumps({"selection": selection, "verdict": {"use": True, "text": words}}))
+            path.write_text(json.dumps({"version": 1, "selection": selection, "verdict": {"use": True, "text": words}}))
             status, said = ada.factory("push", "run", "ada/birds")
             assert status == 0 and ("`factory evaluate` again" in said) is not told, said
             assert (words in hub.read("ada/birds", "README.md").decode()) is told
@@ -339,6 +342,7 @@ def test_nothing_of_this_machine_leaves_it(hub: Hub, ada: Client, home: Path) ->
     (home / "run" / "evaluation.json").write_text(
         json.dumps(
             {
+                "version": 1,
                 "selection": selection_of(home / "run"),
                 "verdict": {"use": None, "ratio": None, "gain": 0, "ci95": 0, "text": f"see {home}/x"},
             }

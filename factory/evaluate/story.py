@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from factory import runtime, select
+from factory import evaluation_file, runtime, select
 from factory.evaluate import draws as drawing
 from factory.evaluate import evidence as gathering
 from factory.evaluate import guards, likeness, memorisation, trials, verdict
@@ -20,7 +20,6 @@ from factory.evaluate.settings import Settings
 from factory.files import write_json
 
 log = logging.getLogger("factory")
-VERSION = 1
 
 
 def run(folder: Path, real: str, test: str, settings: Settings, device: str = "auto", dry_run: bool = False) -> dict[str, Any]:
@@ -58,10 +57,10 @@ def run(folder: Path, real: str, test: str, settings: Settings, device: str = "a
 
 
 def _write(evidence: Evidence, started: float, sections: dict[str, Any]) -> dict[str, Any]:
-    head = {"version": VERSION, "created": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    head = {"version": evaluation_file.VERSION, "created": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     head |= {"seconds": round(time.perf_counter() - started, 1), "machine": f"{platform.system()} {platform.machine()}"}
     result = {**head, "selection": select.digest(evidence.run.keep), **sections}
-    write_json(evidence.run.folder / "evaluation.json", result)
+    write_json(evidence.run.folder / evaluation_file.NAME, result)
     return result
 
 

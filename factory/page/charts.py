@@ -18,11 +18,6 @@ MOST_CHARTS = 4
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 310, 46, 16, 14, 52
 
 
-def percent(rows: list[dict[str, Any]]) -> float:
-    """What accuracies are multiplied by to be percent: 100, or 1 where a value above 1 shows that they are percent already."""
-    return 1.0 if any((row.get("accuracy_mean") or 0) > 1 for row in rows) else 100.0
-
-
 def accuracy(utility: dict[str, Any]) -> list[dict[str, Any]]:
     """One chart for each number of labels a class: accuracy against the ratio of synthetic to real images, of the main classifier.
 
@@ -31,14 +26,13 @@ def accuracy(utility: dict[str, Any]) -> list[dict[str, Any]]:
     rows = [row for row in utility.get("sweep") or utility.get("rows", []) if row.get("accuracy_mean") is not None]
     main = utility.get("classifier")
     own = [row for row in rows if row.get("classifier", main) == main] or rows
-    scale = percent(rows)
     amounts = list(dict.fromkeys(row.get("labels") for row in own))[:MOST_CHARTS]
-    return [_chart(amount, [row for row in own if row.get("labels") == amount], scale) for amount in amounts]
+    return [_chart(amount, [row for row in own if row.get("labels") == amount]) for amount in amounts]
 
 
-def _chart(amount: int | None, rows: list[dict[str, Any]], scale: float) -> dict[str, Any]:
+def _chart(amount: int | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
     ratios = sorted({float(row.get("ratio") or 0) for row in rows if row["arm"] not in FLAT}) or [0.0]
-    ends = [row["accuracy_mean"] * scale + side * (row.get("ci95") or 0) * scale for row in rows for side in (-1, 1)]
+    ends = [100 * (row["accuracy_mean"] + side * (row.get("ci95") or 0)) for row in rows for side in (-1, 1)]
     ticks = _ticks(max(0.0, min(ends)), min(100.0, max(ends)))
     low, high = ticks[0], ticks[-1]
 
@@ -52,9 +46,9 @@ def _chart(amount: int | None, rows: list[dict[str, Any]], scale: float) -> dict
     for arm, label in ARMS.items():
         points = []
         for row in sorted((row for row in rows if row["arm"] == arm), key=lambda row: float(row.get("ratio") or 0)):
-            mean, half = row["accuracy_mean"] * scale, (row.get("ci95") or 0) * scale
+            mean, half = 100 * row["accuracy_mean"], 100 * (row.get("ci95") or 0)
             place = x(float(row.get("ratio") or 0)) if arm not in FLAT else 0.0
-            points.append({"x": place, "y": y(mean), "top": y(mean + half), "bottom": y(mean - half), "text": _value(mean, row, scale)})
+            points.append({"x": place, "y": y(mean), "top": y(mean + half), "bottom": y(mean - half), "text": _value(row)})
         if points:
             series.append({"arm": arm, "label": label, "flat": arm in FLAT, "points": points})
     return {
@@ -65,9 +59,9 @@ def _chart(amount: int | None, rows: list[dict[str, Any]], scale: float) -> dict
     }
 
 
-def _value(mean: float, row: dict[str, Any], scale: float) -> str:
+def _value(row: dict[str, Any]) -> str:
     half = row.get("ci95")
-    return f"{mean:.1f}" + (f" ± {half * scale:.1f}" if half is not None else "")
+    return f"{100 * row['accuracy_mean']:.1f}" + (f" ± {100 * half:.1f}" if half is not None else "")
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -82,15 +76,14 @@ def _ticks(low: float, high: float) -> list[float]:
 def arms(utility: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of the utility table in words; accuracies in percent."""
     rows = [row for row in utility.get("rows", []) if row.get("accuracy_mean") is not None]
-    scale = percent(rows)
     return [
         {
             "arm": ARMS.get(row["arm"], row["arm"]),
             "classifier": row.get("classifier") or utility.get("classifier") or "",
             "labels": "" if row.get("labels") is None else str(row["labels"]),
             "ratio": "–" if row["arm"] in FLAT else f"{row.get('ratio') or 0:g}",
-            "accuracy": _value(row["accuracy_mean"] * scale, row, scale),
-            **{name: "" if row.get(name) is None else f"{row[name] * scale:.1f}" for name in GROUPS},
+            "accuracy": _value(row),
+            **{name: "" if row.get(name) is None else f"{100 * row[name]:.1f}" for name in GROUPS},
         }
         for row in rows
     ]
@@ -135,8 +128,7 @@ def per_class(utility: dict[str, Any]) -> dict[str, tuple[str, str]]:
     pair, names = _compared(utility), utility.get("protocol", {}).get("classes")
     if pair is None or names is None:
         return {}
-    scale = percent(utility["rows"])
-    texts = [["" if value is None else f"{value * scale:.1f}" for value in row["per_class"]] for row in pair]
+    texts = [["" if value is None else f"{100 * value:.1f}" for value in row["per_class"]] for row in pair]
     return dict(zip(names, zip(*texts, strict=True), strict=True))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from factory import assemble, filter_recipe, outcome, select
+from factory import assemble, evaluation_file, filter_recipe, outcome, select
 from factory import recipe as recipes
 from factory.contracts import Filter
 from factory.errors import UserError
@@ -20,8 +20,6 @@ from factory.recipe import Recipe
 from factory.reselect import quotas
 from factory.select import Rule, Selection
 from factory.store import Shards, Store
-
-EVALUATION = 1  # the version of evaluation.json that this page reads
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,9 @@ def _built(store: Store, report: dict[str, Any], stored: int) -> Run:
     labels, ordinals = rows["label"], rows["ordinal"]
     selection = select.decide(labels, rules, quota, ordinals)
     names = list(store.run()["identity"]["source"]["class_names"])
-    found = evaluation(store.folder)
+    found = evaluation_file.read(store.folder)
     kept = select.digest(pq.read_table(store.folder / "selection.parquet", columns=["keep"])["keep"].to_numpy())
-    outdated = found is not None and found.get("selection", kept) != kept
+    outdated = found is not None and not evaluation_file.measured(found, kept)
     return Run(store, recipe, report, found, names, shards, labels, ordinals, rules, quota, None, selection, stored, outdated)
 
 
@@ -105,16 +103,6 @@ def _filtered(store: Store, report: dict[str, Any], stored: int) -> Run:
     selection = select.decide(rows.label, rules, faults=faults)
     order = np.zeros(len(rows.label), np.int32)
     return Run(store, recipe, report, None, rows.class_names, rows.shards, rows.label, order, rules, None, faults, selection, stored)
-
-
-def evaluation(folder: Path) -> dict[str, Any] | None:
-    """evaluation.json, None before the run was evaluated. Raises UserError for one that another version wrote."""
-    found = _json(folder / "evaluation.json")
-    if found is not None and found.get("version") != EVALUATION:
-        raise UserError(
-            f"{folder / 'evaluation.json'} has version {found.get('version')}, this page reads {EVALUATION}; run `factory evaluate` again"
-        )
-    return found
 
 
 def _json(path: Path) -> dict[str, Any] | None:

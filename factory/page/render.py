@@ -13,7 +13,7 @@ import numpy as np
 
 from factory import __version__, publish
 from factory.contracts import Filter
-from factory.files import write_atomically
+from factory.files import write_atomically, write_text
 from factory.page import charts, facts, pictures, scores
 from factory.page.facts import Run
 from factory.recipe import Recipe
@@ -25,7 +25,7 @@ def write(folder: Path, out: Path) -> dict[str, Any]:
     rows = scores.sample(run)
     shown = str(folder) if not folder.is_absolute() else folder.name
     page = html(run, rows, shown, pictures.album(run, rows))
-    write_atomically(out, lambda path: _write_text(path, page))
+    write_atomically(out, lambda path: write_text(path, page))
     return {"page": str(out), "bytes": out.stat().st_size, "rows": len(run.labels), "rows_in_page": len(rows)}
 
 
@@ -78,10 +78,6 @@ def html(run: Run, rows: np.ndarray, name: str, album: pictures.Album) -> str:
     )
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 def _verdict(run: Run) -> dict[str, Any]:
     """tone: yes, no, unsure or unmeasured.  headline, text: the evaluation's words.  numbers: (what, value)."""
     if run.quota is None:
@@ -93,12 +89,10 @@ def _verdict(run: Run) -> dict[str, Any]:
         return {"tone": "unmeasured", "headline": "Not measured yet", "text": text, "numbers": []}
     use = verdict.get("use")
     tone, headline = {True: ("yes", "Use it"), False: ("no", "Do not use it")}.get(use, ("unsure", "Undecided"))
-    rows = ((run.evaluation or {}).get("utility") or {}).get("rows", [])
-    scale = charts.percent(rows) if rows else 100.0
     numbers = []
     if verdict.get("gain") is not None:
         half = verdict.get("ci95")
-        numbers.append(("gain in points", f"{verdict['gain'] * scale:+.1f}" + (f" ± {half * scale:.1f}" if half is not None else "")))
+        numbers.append(("gain in points", f"{100 * verdict['gain']:+.1f}" + (f" ± {100 * half:.1f}" if half is not None else "")))
     if use and verdict.get("ratio") is not None:
         numbers.append(("synthetic : real", f"{verdict['ratio']:g} : 1"))
     text = _after(headline, verdict.get("text") or "")

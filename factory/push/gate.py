@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
+from factory import evaluation_file
 from factory.errors import UserError
 
 log = logging.getLogger("factory")
 SHOWN = 10  # ids or checks that a message names
 
 
-def evaluation(run: Path) -> dict[str, Any] | None:
-    """evaluation.json of a run, None where nobody has evaluated it. Raises UserError."""
-    path = run / "evaluation.json"
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{path.name} of the run is no JSON object; run `factory evaluate` again")
-    return found
-
-
 def of_these(found: dict[str, Any] | None, facts: dict[str, Any]) -> dict[str, Any] | None:
     """The evaluation, where it measured the very images of the dataset with these facts; None where it measured others."""
-    selection = facts.get("selection")
-    if found is None or (selection and found.get("selection") == selection):
+    if found is None or evaluation_file.measured(found, facts.get("selection")):
         return found
     log.warning(
         "the card will not say what evaluation.json found: it measured another selection of the run's images than the dataset holds. "

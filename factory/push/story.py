@@ -17,7 +17,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
-from factory import publish
+from factory import evaluation_file, publish
 from factory.errors import UserError
 from factory.publish.facts import PROVENANCE
 from factory.push import contents, follow, gate, leaks
@@ -57,13 +57,13 @@ def run(folder: Path, name: str, options: Options) -> dict[str, Any]:
         raise UserError("--follow uploads what a build makes while it goes on; push a filter run without it, when it is finished")
     if not sys.stderr.isatty():
         disable_progress_bars()
-    accepted = gate.check(gate.evaluation(folder), options.accept_memorisation)
+    accepted = gate.check(evaluation_file.read(folder), options.accept_memorisation)
     remote = Remote(name)
     if options.follow and not options.dry_run:
         remote.create(private=not options.public)
         follow.upload(store, remote)
     with _unchanging(store):
-        evaluation = gate.evaluation(folder)  # looked at again: a build that was followed takes hours
+        evaluation = evaluation_file.read(folder)  # looked at again: a build that was followed takes hours
         accepted = gate.check(evaluation, options.accept_memorisation)
         return _push(store, remote, options, evaluation, accepted)
 
