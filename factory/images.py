@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from factory.errors import Undecodable
 
 ImageFormat = Literal["png", "webp", "jpeg"]
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"})
 MAX_PIXELS = 64_000_000  # a decompression bomb is a row with a reason, not a dead worker
 # Pillow warns far below our own limit; a filter that is set once is safe where many threads decode.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -39,6 +40,14 @@ def decode(data: bytes) -> np.ndarray:
         raise Undecodable(f"more than {MAX_PIXELS:,} pixels", "too_large") from error
     except Exception as error:  # Pillow raises nearly everything on hostile data; each is the same fact to us
         raise Undecodable(f"{type(error).__name__}: {error}", "damaged") from error
+
+
+def decoded(data: bytes) -> np.ndarray | None:
+    """`decode`, or None for what cannot be decoded."""
+    try:
+        return decode(data)
+    except Undecodable:
+        return None
 
 
 def to_array(picture: Image.Image) -> np.ndarray:

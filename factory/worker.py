@@ -191,7 +191,7 @@ class Maker:
     def _stored(self, rows: list[dict[str, Any]]) -> Samples:
         return Samples(
             ids=[row["id"] for row in rows],
-            images=[_decoded(row["image"]) for row in rows],
+            images=[images.decoded(row["image"]) for row in rows],
             labels=np.array([row["label"] for row in rows], np.int32),
             prompts=[row["prompt"] for row in rows],
             parents=[self._readable(row["parent_rows"]) for row in rows],
@@ -204,13 +204,6 @@ class Maker:
             with contextlib.suppress(Undecodable):
                 found.append(self.preparer.read(row))
         return tuple(found)
-
-
-def _decoded(data: bytes) -> np.ndarray | None:
-    try:
-        return images.decode(data)
-    except Undecodable:
-        return None
 
 
 def _table(shard: Shard, made: _Made) -> pa.Table:

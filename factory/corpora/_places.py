@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from glob import has_magic
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
 from factory.errors import UserError
+from factory.images import IMAGE_SUFFIXES
 
 # What tells one content of a file from another, as the file systems of fsspec call it: checksums, then times.
 _VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "sha256", "blob_id", "sha", "generation")
 _TIMES = ("LastModified", "last_modified", "mtime", "modified", "updated", "created")
 ABSENT = "-1"  # the stamp of a file that is not there
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"})
 
 
 def is_image(name: str) -> bool:
@@ -43,7 +44,7 @@ def is_local(file_system: Any) -> bool:
 def exists(dataset: str) -> bool:
     """Whether something is there; a glob is taken to be."""
     file_system, path = located(dataset)
-    return any(mark in path for mark in "*?[") or bool(file_system.exists(path))
+    return has_magic(path) or bool(file_system.exists(path))
 
 
 def missing(dataset: str) -> UserError:
@@ -83,9 +84,9 @@ def within(base: str, name: str) -> str:
 def base_of(dataset: str) -> tuple[Any, str]:
     """(file system, folder that relative names are counted from) of a file, folder or glob."""
     file_system, path = located(dataset)
-    if any(mark in path for mark in "*?["):
+    if has_magic(path):
         parts = path.split("/")
-        return file_system, "/".join(parts[: next(i for i, part in enumerate(parts) if any(mark in part for mark in "*?["))])
+        return file_system, "/".join(parts[: next(i for i, part in enumerate(parts) if has_magic(part))])
     return file_system, path if file_system.isdir(path) else path.rpartition("/")[0]
 
 
@@ -93,7 +94,7 @@ def files(dataset: str, suffixes: tuple[str, ...]) -> Files:
     """The files with these suffixes: one file, those of a glob, or those in a folder and below it. Raises UserError when there are none."""
     file_system, path = located(dataset)
     _, base = base_of(dataset)
-    if any(mark in path for mark in "*?["):
+    if has_magic(path):
         found = file_system.glob(path, detail=True)
     elif file_system.isdir(path):
         found = {name: info for name, info in file_system.find(path, detail=True).items() if name.lower().endswith(suffixes)}

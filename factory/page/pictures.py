@@ -159,7 +159,7 @@ def _children(run: Run, rows: np.ndarray, records: dict[int, dict[str, Any]], ta
         record = records.get(row)
         if record is None:
             continue
-        picture = room.admit(_decoded(record["image"]))
+        picture = room.admit(images.decoded(record["image"]))
         if room.full:
             break
         real = [_real(table, index) for index in (record["parent_rows"] or [])[:PARENTS]] if table else []
@@ -168,13 +168,6 @@ def _children(run: Run, rows: np.ndarray, records: dict[int, dict[str, Any]], ta
         label = run.class_name(int(run.labels[row]))
         children.append(Child(row, record["id"], picture, label, record["prompt"] or "", reason, parents))
     return children
-
-
-def _decoded(data: bytes) -> np.ndarray | None:
-    try:
-        return images.decode(data)
-    except Undecodable:
-        return None
 
 
 def _real(table: Table, index: int) -> np.ndarray | None:
@@ -221,6 +214,6 @@ def pairs(folder: Path, memorisation: dict[str, Any]) -> list[dict[str, Any]]:
     for pair in memorisation.get("pairs", [])[:PAIRS]:
         path = (folder / str(pair.get("picture", ""))).resolve()
         inside = path.is_relative_to(folder.resolve()) and path.is_file()
-        image = _decoded(path.read_bytes()) if inside else None
+        image = images.decoded(path.read_bytes()) if inside else None
         found.append({**pair, "picture": None if image is None else thumbnail(image, PAIR_SIDE)})
     return found

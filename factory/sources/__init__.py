@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from glob import has_magic
 from itertools import islice
 from pathlib import Path
 
 from factory.errors import UserError
+from factory.images import IMAGE_SUFFIXES
 from factory.sources import _files
 
 _LOOK_AT = 20_000  # files; a folder shows what it is long before that
@@ -16,7 +18,7 @@ _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
 def infer(dataset: str) -> str:
     """Which kind of source a path or a Hub id is. Raises UserError for a local path that is not there or holds no images."""
-    if "://" in dataset or any(mark in dataset for mark in "*?["):
+    if "://" in dataset or has_magic(dataset):
         return _by_suffix(dataset)
     path = _files.absolute(dataset)
     if path.is_dir():
@@ -51,6 +53,6 @@ def _by_content(path: Path) -> str:
     for suffix, kind in ((".parquet", "parquet"), (".tar", "webdataset")):
         if suffix in suffixes:
             return kind
-    if suffixes & _files.IMAGE_SUFFIXES:
+    if suffixes & IMAGE_SUFFIXES:
         return "folder"
     raise UserError(f"source.dataset: {path} holds no images, *.parquet or *.tar")
