@@ -78,8 +78,8 @@ def _push(store: Store, remote: Remote, options: Options, evaluation: dict[str, 
     evaluation = gate.of_these(evaluation, facts)
     facts = contents.told(_with_licences(facts, remote), evaluation, accepted, options.licence, sheet)
     whole = _whole(folder, facts, remote, state, options)
-    _check_leaks(store, whole, state)
     changes = list(_changes(whole, state))
+    _check_leaks(store, changes)
     result = _result(remote, changes, state)
     if options.dry_run:
         return {**result, "commit": None}
@@ -93,7 +93,7 @@ def _push(store: Store, remote: Remote, options: Options, evaluation: dict[str, 
     def operations(now: State) -> list[CommitOperationAdd | CommitOperationDelete]:
         return [
             CommitOperationDelete(path, is_folder=False) if content is None else additions.get(path) or CommitOperationAdd(path, content)
-            for path, content, _ in _changes(whole, now)
+            for path, content, _ in (changes if now.head == state.head else _changes(whole, now))  # unchanged shards are hashed once
         ]
 
     message = f"{facts['rows']} {publish.images(facts)} of plan {facts['plan']}"
@@ -145,9 +145,9 @@ def _whole(folder: Path, facts: dict[str, Any], remote: Remote, state: State, op
     return contents.gather(folder, facts, others, before, state, remote.name, croissant)
 
 
-def _check_leaks(store: Store, whole: Contents, state: State) -> None:
+def _check_leaks(store: Store, changes: Sequence[tuple[str, Path | bytes | None, str]]) -> None:
     watch = leaks.Watch([*_both(store.folder), *_data_places(store)])
-    for path, content, _ in _changes(whole, state):
+    for path, content, _ in changes:
         if content is not None:
             watch.check(path, content)
 
