@@ -41,7 +41,7 @@ YOU = "Dual pseudo training (You et al. 2023, arXiv 2302.10586)"
 ISCEN = "Label propagation (Iscen et al. 2019, arXiv 1904.04717)"
 FAN = "DiverGen (Fan et al. 2024, arXiv 2405.10185)"
 HE = "Is synthetic data ready for image recognition? (He et al. 2023, arXiv 2210.07574)"
-VICREG = "VICReg (Bardes et al. 2022, arXiv 2105.04906)"
+FROZEN = "A frozen encoder (VICReg, Bardes et al. 2022, arXiv 2105.04906; EfficientNet, Tan and Le 2019, arXiv 1905.11946)"
 RAND_AUGMENT = "RandAugment (Cubuk et al. 2020, arXiv 1909.13719)"
 MIXUP = "MixUp (Zhang et al. 2018, arXiv 1710.09412)"
 CUTMIX = "CutMix (Yun et al. 2019, arXiv 1905.04899)"
@@ -67,7 +67,7 @@ METHODS = {
         Method("real_strong", RAND_AUGMENT),
         Method("mixup", MIXUP, mix="mixup"),
         Method("cutmix", CUTMIX, mix="cutmix"),
-        Method("linear_probe", VICREG, arm="linear_probe"),
+        Method("linear_probe", FROZEN, arm="linear_probe"),
         Method("pseudo_labels", ISCEN, pseudo=True),
         Method("image_variation", BANSAL, "{kind: image}"),
         *_augmented(),
@@ -102,11 +102,11 @@ CLAIMS = (
     Claim(RAND_AUGMENT, "Random augmentation of the real images helps.", ("real_strong",), ("real",)),
     Claim(MIXUP, "Mixing real images and their labels helps, on top of strong augmentation.", ("mixup",)),
     Claim(CUTMIX, "Cutting and pasting real images and their labels helps, on top of strong augmentation.", ("cutmix",)),
-    Claim(VICREG, "A self-supervised representation carries the classes: a linear probe on few labels does well.", ("linear_probe",)),
+    Claim(FROZEN, "A frozen encoder carries the classes: a linear probe of the guiding one on few labels does well.", ("linear_probe",)),
     Claim(BANSAL, "Variations of the real images help.", ("image_variation",)),
-    Claim(BANSAL, "Images from class prompts help.", ("prompts",)),
+    Claim(BANSAL, "Images from class prompts help (of a model that has seen all labels).", ("prompts",)),
     Claim(FAN, "Diverse prompts make better training images than one prompt.", ("prompts_diverse",), ("prompts",)),
-    Claim(FAN, "Images from diverse prompts help.", ("prompts_diverse",)),
+    Claim(FAN, "Images from diverse prompts help (of a model that has seen all labels).", ("prompts_diverse",)),
     Claim(CHEN, "Images from augmented conditions help.", AUGMENTED),
     Claim(CHEN, "Augmented conditions make better training images than the plain image.", AUGMENTED, ("image_variation",)),
     Claim(GRAIKOS, "Images guided by a representation learned without labels help.", ("embedding_jitter", "embedding_slerp")),
