@@ -174,7 +174,8 @@ def test_validation_chooses_and_the_test_can_only_take_back() -> None:
     for validated in (WEAK, BAD):
         found = verdict.verdict(rows({2: validated}, {2: GOOD}), "small_network")
         assert found["use"] is False and found["text"].startswith("Do not use it")
-    assert verdict.verdict(rows({2: BAD}, {2: GOOD}), "small_network")["ratio"] == 0
+    none = verdict.verdict(rows({2: BAD}, {2: GOOD}), "small_network")
+    assert none["ratio"] == 0 and none["gain"] is None and none["ci95"] is None
     assert verdict.verdict(rows({2: GOOD[:1]}, {2: GOOD[:1]}), "small_network")["use"] is None  # one seed
     alone = [row for row in rows({2: GOOD}, {2: GOOD}) if row["arm"] != "real_synthetic"]
     assert verdict.verdict(alone, "small_network")["use"] is None

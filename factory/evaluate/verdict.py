@@ -81,7 +81,7 @@ def _summary(rows: Sequence[Row], split: str, labels: int | None, classifier: st
 
 
 def verdict(rows: Sequence[Row], classifier: str) -> Row:
-    """{use, ratio, gain, ci95, text}: gain and ci95 are of balanced accuracy on the test images, None for unknown.
+    """{use, ratio, gain, ci95, text}: gain and ci95 are of balanced accuracy on the test images, None where unknown and where no ratio was chosen.
 
     The gain is over the better one, on validation images, of real images as they are and with strong augmentation.
     use: True where both the validation images, which chose, and the test images, which are looked at once, show a gain that is told from
@@ -95,7 +95,7 @@ def verdict(rows: Sequence[Row], classifier: str) -> Row:
     if not points:
         over = _over({choice.rival for choice in choices})
         text = f"Do not use it: no share of synthetic images does better on validation images than {over}."
-        return {"use": False, "ratio": 0.0, "gain": 0.0, "ci95": 0.0, "text": text}
+        return {"use": False, "ratio": 0.0, "gain": None, "ci95": None, "text": text}
     tested = _gain(points, "test", len(choices))
     validated = _gain(points, "validation", len(choices))
     ratios = {choice.ratio for choice, _ in points}
