@@ -72,6 +72,19 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda p: write_text(p, json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
 
 
+def read_object(path: Path, cure: str) -> dict[str, Any] | None:
+    """The JSON object in a file, None where there is no file. cure: what to do about a damaged one. Raises UserError for that."""
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error}); {cure}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}; {cure}")
+    return value
+
+
 def write_text(path: Path, text: str) -> None:
     """UTF-8, as `write_atomically` calls it."""
     path.write_text(text, encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,6 +15,8 @@ from PIL import Image
 
 from factory.contracts import Context
 from factory.records import Example
+from tests.hub_client import Client
+from tests.hub_server import Hub
 
 ROOT = Path(__file__).parent.parent
 
@@ -77,3 +79,28 @@ def wordless(class_names: list[str], seed: int = 0, cache: Path = Path("runs/cac
     """What prompts open with, for kinds that need class names alone; [""] is an unlabelled source."""
     names = [name for name in class_names if name]
     return Context(Wordless(names), names, seed, "cpu", cache)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Hub]:
+    """A server that speaks the Hub's protocol."""
+    with Hub(page=3) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def ada(server: Hub, home: Path) -> Iterator[Client]:
+    """Somebody with a token, at work in the `home` of the test's module."""
+    with Client(server.url, "hf_writer000000000000000000000000000000", home) as client:
+        yield client
+
+
+@pytest.fixture
+def hub(server: Hub) -> Hub:
+    """The server as it is on its first day."""
+    server.repos.clear()
+    server.blobs.clear()
+    server.requests.clear()
+    server.bodies.clear()
+    server.stored, server.chunk = 0, None
+    return server

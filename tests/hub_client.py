@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT
-
 
 class Client:
     """env: what the process has beside this one's environment; HOME is a folder of its own."""
@@ -24,7 +22,7 @@ class Client:
     def __init__(self, endpoint: str, token: str, home: Path):
         home.mkdir(parents=True, exist_ok=True)
         env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-        env |= {"HOME": str(home), "HF_HOME": str(home / "hf"), "PYTHONPATH": str(ROOT), "HF_DATASETS_OFFLINE": "0"}
+        env |= {"HOME": str(home), "HF_HOME": str(home / "hf"), "PYTHONPATH": str(Path(__file__).parent.parent), "HF_DATASETS_OFFLINE": "0"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.hub_client"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, cwd=home, text=True
         )

@@ -10,7 +10,6 @@ import shutil
 import signal
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,29 +58,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe.write_text(RECIPE.format(seed=seed, birds=home / "birds", home="a tree"))
         run(recipe, home / name)
     return home
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Hub]:
-    with Hub(page=3) as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def ada(server: Hub, home: Path) -> Iterator[Client]:
-    with Client(server.url, "hf_writer000000000000000000000000000000", home) as client:
-        yield client
-
-
-@pytest.fixture
-def hub(server: Hub) -> Hub:
-    """The server as it is on its first day."""
-    server.repos.clear()
-    server.blobs.clear()
-    server.requests.clear()
-    server.bodies.clear()
-    server.stored, server.chunk = 0, None
-    return server
 
 
 def shards(folder: Path) -> dict[str, bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +40,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pq.write_table(pq.read_table(file).from_pylist(table), file, row_group_size=7)
         sift(home, name, home / "corpora" / name)
     return home
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Hub]:
-    with Hub(page=3) as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def ada(server: Hub, home: Path) -> Iterator[Client]:
-    with Client(server.url, "hf_writer000000000000000000000000000000", home) as client:
-        yield client
-
-
-@pytest.fixture
-def hub(server: Hub) -> Hub:
-    """The server as it is on its first day."""
-    server.repos.clear()
-    server.blobs.clear()
-    server.requests.clear()
-    server.bodies.clear()
-    server.stored = 0
-    return server
 
 
 def facts_of(run: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from factory import assemble, evaluation_file, filter_recipe, outcome, select
+from factory import assemble, evaluation_file, files, filter_recipe, outcome, select
 from factory import recipe as recipes
 from factory.contracts import Filter
 from factory.errors import UserError
@@ -72,7 +71,7 @@ class Run:
 def read(folder: Path) -> Run:
     """Everything but pixels. Raises UserError for a folder without a finished run."""
     store = Store.existing(folder)
-    report = _json(folder / "report.json")
+    report = files.read_object(folder / "report.json", "write it again with the command that made it")
     corpus = "corpus" in store.run()["identity"]
     if report is None or not (folder / "selection.parquet").exists():
         command = "filter" if corpus else "build"
@@ -103,15 +102,3 @@ def _filtered(store: Store, report: dict[str, Any], stored: int) -> Run:
     selection = select.decide(rows.label, rules, faults=faults)
     order = np.zeros(len(rows.label), np.int32)
     return Run(store, recipe, report, None, rows.class_names, rows.shards, rows.label, order, rules, None, faults, selection, stored)
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error}); write it again with the command that made it") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}; write it again with the command that made it")
-    return value

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from factory.publish import evaluated, filtered, sections
 from factory.publish.facts import PROVENANCE, is_filtered
-from factory.publish.markdown import table
 
 
 def card(parts: Sequence[dict[str, Any]], size: int, place: str = "DATASET") -> str:
@@ -39,7 +37,7 @@ def card(parts: Sequence[dict[str, Any]], size: int, place: str = "DATASET") -> 
         "## Does it help?\n",
         *(sections.title(part, several) + evaluated.text(part.get("evaluation"), part.get("accepted", "")) for part in parts),
         "## What is in it\n",
-        _classes(parts),
+        sections.classes(parts, "generated"),
         _columns(first, several),
         "## How it was made\n",
         *(_made(part, several) for part in parts),
@@ -62,16 +60,6 @@ def _notice(stress: bool) -> str:
             "Do not mix it with a real validation or test set.\n"
         )
     return "Do not put these images into a validation or test set.\n"
-
-
-def _classes(parts: Sequence[dict[str, Any]]) -> str:
-    kept: Counter[str] = Counter()
-    made: Counter[str] = Counter()
-    for part in parts:
-        kept.update({name: counts["kept"] for name, counts in part["classes"].items()})
-        made.update({name: counts["generated"] for name, counts in part["classes"].items()})
-    total = ("**all**", sum(kept.values()), sum(made.values()))
-    return table(("class", "images", "of generated"), [*((name, kept[name], made[name]) for name in made), total])
 
 
 def _columns(part: dict[str, Any], several: bool) -> str:

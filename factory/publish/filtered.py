@@ -13,7 +13,6 @@ from factory import __version__, select
 from factory.filter_recipe import FilterRecipe
 from factory.publish import evaluated, names, sections
 from factory.publish.facts import PROVENANCE, asks, digest, filter_models
-from factory.publish.markdown import table
 from factory.store import Store
 
 UNLABELLED = "(unlabelled)"
@@ -99,7 +98,7 @@ def card(parts: Sequence[dict[str, Any]], size: int, place: str) -> str:
         *pictures,
         *(["## Does it help?\n", *measured] if measured else []),
         "## What is in it\n",
-        _classes(parts),
+        sections.classes(parts, "read"),
         _columns(first, several),
         "## How it was chosen\n",
         *(_chosen(part, several) for part in parts),
@@ -126,16 +125,6 @@ def _images(part: dict[str, Any]) -> str:
         files = f"Images were encoded again as {part['image'] or part['export']}."
     marked = " The column `synthetic`, passed on from the corpus, says which of them were." if "synthetic" in part["columns"] else ""
     return f"{files} Nothing is said here of whether they are photographs or were generated.{marked}"
-
-
-def _classes(parts: Sequence[dict[str, Any]]) -> str:
-    kept: Counter[str] = Counter()
-    read: Counter[str] = Counter()
-    for part in parts:
-        kept.update({name: counts["kept"] for name, counts in part["classes"].items()})
-        read.update({name: counts["read"] for name, counts in part["classes"].items()})
-    total = ("**all**", sum(kept.values()), sum(read.values()))
-    return table(("class", "images", "of read"), [*((name, kept[name], read[name]) for name in read), total])
 
 
 def _columns(part: dict[str, Any], several: bool) -> str:

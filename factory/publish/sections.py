@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,17 @@ def _licence(parts: Sequence[dict[str, Any]]) -> str | None:
 def title(part: dict[str, Any], several: bool) -> str:
     """What stands above a part where there are several."""
     return f"### {part['name']}, plan `{part['plan']}`\n\n" if several else ""
+
+
+def classes(parts: Sequence[dict[str, Any]], start: str) -> str:
+    """How many images of each class stayed of those that were there at the start: "generated" or "read", as `facts` call it."""
+    kept: Counter[str] = Counter()
+    begun: Counter[str] = Counter()
+    for part in parts:
+        kept.update({name: counts["kept"] for name, counts in part["classes"].items()})
+        begun.update({name: counts[start] for name, counts in part["classes"].items()})
+    total = ("**all**", sum(kept.values()), sum(begun.values()))
+    return table(("class", "images", f"of {start}"), [*((name, kept[name], begun[name]) for name in begun), total])
 
 
 def models(part: dict[str, Any]) -> str:
