@@ -31,7 +31,7 @@ from PIL import Image
 
 from bench import _peers
 from bench._report import emit, parser
-from factory import encoders, filter_recipe, filtering, runtime
+from factory import encoders, filtering, runtime
 
 TEXT = "a photo of a thing"
 RECIPE = """
@@ -45,8 +45,8 @@ threads: {threads}
 ALONE = """
 import json, re, sys
 from pathlib import Path
-from factory import filter_recipe, filtering
-report = filtering.run(filter_recipe.load(sys.argv[1], environ={}), Path(sys.argv[2]), "cpu")
+from factory import filtering
+report = filtering.run(filtering.load(sys.argv[1], environ={}), Path(sys.argv[2]), "cpu")
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])  # ru_maxrss would be the parent's, from before exec
 print(json.dumps({"read": report["read"], "kept": report["kept"], "peak_mb": round(peak / 1024, 1)}))
 """
@@ -115,7 +115,7 @@ class Speed:
         path.write_text(
             RECIPE.format(corpus=self.folder / "corpus.parquet", filter=rule, shard=given.shard, batch=given.batch, threads=given.threads)
         )
-        report = filtering.run(filter_recipe.load(path, environ={}), self.folder / f"run-{self.runs}", self.device)
+        report = filtering.run(filtering.load(path, environ={}), self.folder / f"run-{self.runs}", self.device)
         assert report is not None and report["kept"] == given.images, report
         rate: float = report["this_launch"]["images_per_s"]
         return rate

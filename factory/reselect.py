@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from factory import assemble, filter_recipe, filtering, outcome, report
+from factory import assemble, filtering, report
 from factory import plan as planning
 from factory import recipe as recipes
+from factory.filtering import outcome, story
 from factory.recipe import Recipe
 from factory.store import Store
 
@@ -52,10 +53,10 @@ def quotas(recipe: Recipe, store: Store) -> dict[int, int]:
 
 def _of_corpus(store: Store, recipe_file: Path | None, sets: list[str], export: bool) -> dict[str, Any]:
     """The same for a filter run: the index always, new shards when `export`."""
-    recipe = filter_recipe.load(recipe_file or store.folder / "recipe.json", sets, environ=None if recipe_file else {})
+    recipe = filtering.load(recipe_file or store.folder / "recipe.json", sets, environ=None if recipe_file else {})
     with store.owned() if export else contextlib.nullcontext():
         if export:
-            filtering.require_unchanged(recipe, store)
+            story.require_unchanged(recipe, store)
         return outcome.reselect(recipe, store, export)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from factory import filter_recipe, kinds
+from factory import kinds
 from factory import recipe as build_recipe
+from factory.filtering import recipe as filter_recipe
 from factory.recipe import Section
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

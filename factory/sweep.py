@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from factory import filter_recipe, outcome, select
+from factory import filtering, select
 from factory import recipe as recipes
 from factory.assemble import rule
 from factory.errors import UserError
+from factory.filtering import outcome
 from factory.recipe import Scored
 from factory.select import Rule
 from factory.store import Shards, Store
@@ -63,7 +64,7 @@ def load(folder: Path) -> Run:
     store = Store.existing(folder)
     identity = store.run()["identity"]
     if "corpus" in identity:
-        recipe: Scored = filter_recipe.load(folder / "recipe.json", environ={})
+        recipe: Scored = filtering.load(folder / "recipe.json", environ={})
         rows = outcome.collected(store)
         rules = outcome.rules(recipe, store, rows.shards)  # type: ignore[arg-type]
         return Run(recipe, rules, rows.label, rows.class_names, (rows.fault, rows.faults), _embeddings(recipe, store, rows.shards))

@@ -21,7 +21,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 from ruamel.yaml import YAML
 
-from factory import filter_recipe, filtering, schema, store
+from factory import filtering, schema, store
 from factory.errors import RecipeError, UserError
 from factory.reselect import run as reselect
 from tests import corpora
@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 
 def sift(tmp_path: Path, name: str = "run", sets: tuple[str, ...] = (), **sections: str) -> dict[str, Any]:
     """Filter a corpus in this process; the report."""
-    recipe = filter_recipe.load(corpora.recipe(tmp_path / f"{name}.yaml", **sections), sets)
+    recipe = filtering.load(corpora.recipe(tmp_path / f"{name}.yaml", **sections), sets)
     report = filtering.run(recipe, tmp_path / name, "cpu")
     assert report is not None and report["read"] == report["kept"] + sum(report["refused"].values())
     return report
@@ -228,7 +228,7 @@ def _run_until_killed(path: Path, out: Path, most: int) -> None:
         real(file, value)
 
     store.write_json = write
-    filtering.run(filter_recipe.load(path), out, "cpu")
+    filtering.run(filtering.load(path), out, "cpu")
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -241,7 +241,7 @@ def test_killed_again_and_again_the_result_is_the_same(format: str, tmp_path: Pa
         child.start()
         child.join()
         assert child.exitcode == -signal.SIGKILL
-    recipe = filter_recipe.load(path)
+    recipe = filtering.load(path)
     filtering.run(recipe, tmp_path / "fire", "cpu")
     assert files(tmp_path / "fire") == files(tmp_path / "peace")
 
@@ -346,9 +346,9 @@ def test_select_exports_new_shards_of_a_filter_run(tmp_path: Path) -> None:
 def test_every_recipe_loads_and_fits_the_schema(path: Path, tmp_path: Path) -> None:
     jsonschema.Draft202012Validator(schema.of_filter_recipes()).validate(YAML(typ="safe").load(path))
     assert path.read_text().startswith(f"# factory filter recipes/filter/{path.name}")
-    settings = filter_recipe.load(path).settings()
+    settings = filtering.load(path).settings()
     (tmp_path / "copy.json").write_text(json.dumps(settings))
-    assert filter_recipe.load(tmp_path / "copy.json").settings() == settings
+    assert filtering.load(tmp_path / "copy.json").settings() == settings
 
 
 @pytest.mark.parametrize("form", ["parquet", "saved", "stream"])

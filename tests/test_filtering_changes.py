@@ -12,15 +12,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from factory import filter_recipe, filtering, reading, scoring
+from factory import filtering, scoring
 from factory.corpora import _columns
 from factory.errors import UserError
+from factory.filtering import reading, story
 from factory.reselect import run as reselect
 from tests import corpora
 
 
 def sift(tmp_path: Path, name: str = "run", **sections: str) -> dict[str, Any]:
-    recipe = filter_recipe.load(corpora.recipe(tmp_path / f"{name}.yaml", **sections))
+    recipe = filtering.load(corpora.recipe(tmp_path / f"{name}.yaml", **sections))
     report = filtering.run(recipe, tmp_path / name, "cpu")
     assert report is not None and report["read"] == report["kept"] + sum(report["refused"].values())
     return report
@@ -297,12 +298,12 @@ def test_a_filter_that_always_fails_is_raised(tmp_path: Path) -> None:
 
 def test_a_card_names_no_secret_of_a_url(tmp_path: Path) -> None:
     from factory import publish
-    from factory.publish import filtered
+    from factory.filtering import facts as filtered
     from factory.select import Selection
     from factory.store import Store
 
     url = "https://me:word@host/a/b.parquet?sig=SECRET"
-    recipe = filter_recipe.load(corpora.recipe(tmp_path / "r.yaml", corpus=f"{{kind: parquet, dataset: '{url}'}}"))
+    recipe = filtering.load(corpora.recipe(tmp_path / "r.yaml", corpus=f"{{kind: parquet, dataset: '{url}'}}"))
     store = Store.open(tmp_path / "run", "0" * 16, {"corpus": {"shards": 1, "digest": "1" * 32}}, recipe.settings())
     nothing = Selection(np.zeros(0, bool), np.zeros(0, np.int16), [""])
     facts = filtered.gather(recipe, store, np.zeros(0, np.int32), [], nothing, [])
@@ -311,17 +312,17 @@ def test_a_card_names_no_secret_of_a_url(tmp_path: Path) -> None:
 
 
 def test_a_ray_worker_that_lives_on_scores_by_the_recipe_of_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from factory import ray_engine
+    from factory.filtering import ray_engine
     from factory.store import Store
 
     monkeypatch.setattr(ray_engine, "_held", {})  # what a worker process keeps between tasks
     corpora.parquet(tmp_path / "corpus" / "a.parquet", 9)
     for rules in ("[]", "[{kind: tests.corpora.Brightness, min: 100}]"):
-        recipe = filter_recipe.load(
+        recipe = filtering.load(
             corpora.recipe(tmp_path / "r.yaml", corpus=f"{{dataset: {tmp_path / 'corpus'}, image: photo}}", filters=rules)
         )
         with Store(tmp_path / "run").owned():
-            store, job = filtering.begin(recipe, tmp_path / "run")
+            store, job = story.begin(recipe, tmp_path / "run")
             for cut in job.cuts:
                 ray_engine.score(str(tmp_path / "run"), os.getcwd(), cut, "cpu")
             assert all(store.has_scores(cut.name, f.identity()) for cut in job.cuts for f in recipe.filters)

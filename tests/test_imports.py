@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -18,24 +19,10 @@ FLOORS = [
     ["sentences", "models", "encoders", "indexes", "classifiers"],
     ["augment"],
     ["sources", "corpora", "prompts", "conditions", "generators", "filters", "exporters"],
-    ["document", "recipe", "filter_recipe", "schema", "honour", "wording", "plan", "neighbours", "select", "store", "runtime", "claims"],
+    ["document", "recipe", "honour", "wording", "plan", "neighbours", "select", "store", "runtime", "claims"],
     ["provenance"],
     ["contact_sheet", "prepare", "scoring", "worker", "publish", "assemble", "report", "build"],
-    [
-        "reading",
-        "catalogue",
-        "sifter",
-        "filter_progress",
-        "outcome",
-        "filtering",
-        "ray_engine",
-        "reselect",
-        "sweep",
-        "preview",
-        "panorama",
-        "page",
-        "push",
-    ],
+    ["filtering", "schema", "reselect", "sweep", "preview", "panorama", "page", "push"],
     ["published", "replay"],
     ["train", "evaluate", "tune"],
     ["commands", "cli", "__main__"],
@@ -61,6 +48,21 @@ def imported(path: Path) -> set[str]:
     return found - {"__version__"}
 
 
+def neighbours(path: Path, room: Path) -> set[str]:
+    """Modules of its own room that a file imports to run, not for types alone; `__init__` for the room itself."""
+    found = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        part for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" for part in ast.walk(node)
+    }
+    for node in set(ast.walk(tree)) - for_types:
+        if isinstance(node, ast.ImportFrom) and node.module == f"factory.{room.name}":
+            found |= {alias.name if (room / f"{alias.name}.py").exists() else "__init__" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"factory.{room.name}."):
+            found.add(str(node.module).split(".")[2])
+    return found
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_point_down(path: Path) -> None:
     own = path.relative_to(ROOT / "factory")
@@ -74,6 +76,16 @@ def test_imports_point_down(path: Path) -> None:
             continue
         assert ORDER.index(target) < ORDER.index(room), f"{own} imports {module}, which stands above it"
         assert target not in KIND_ROOMS or room not in KIND_ROOMS or target == "augment", f"{own} imports another room's kind, {module}"
+
+
+@pytest.mark.parametrize("room", sorted({p.parent.name for p in FILES} - {"factory"}))
+def test_no_room_imports_in_circles(room: str) -> None:
+    folder = ROOT / "factory" / room
+    graph = {path.stem: neighbours(path, folder) for path in folder.glob("*.py")}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"{room}: {' <- '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("room", sorted(KIND_ROOMS))

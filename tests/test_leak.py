@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from factory import filter_recipe, filtering
+from factory import filtering
 from factory.contracts import FilterContext
 from factory.errors import UserError
 from factory.reselect import run as reselect
@@ -104,7 +104,7 @@ def test_a_run_compares_anew_with_sets_that_changed_and_select_needs_none(model:
     recipe = corpora.recipe(tmp_path / "r.yaml", corpus=f"{{dataset: {tmp_path / 'corpus'}}}", filters=line)
 
     def refused() -> int:
-        report = filtering.run(filter_recipe.load(recipe), tmp_path / "run", "cpu")
+        report = filtering.run(filtering.load(recipe), tmp_path / "run", "cpu")
         assert report is not None
         return report["refused"]["leak"]
 
@@ -122,7 +122,7 @@ def test_a_filter_run_whose_source_changed_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "corpus", pictures(2, seed=5))
     files = write(tmp_path / "real", pictures(2, seed=6))
     sections = {"corpus": f"{{dataset: {tmp_path / 'corpus'}}}", "source": f"{{dataset: {tmp_path / 'real'}}}"}
-    recipe = filter_recipe.load(corpora.recipe(tmp_path / "r.yaml", **sections))
+    recipe = filtering.load(corpora.recipe(tmp_path / "r.yaml", **sections))
     filtering.run(recipe, tmp_path / "run", "cpu")
     filtering.run(recipe, tmp_path / "run", "cpu")
     Image.fromarray(pictures(1, seed=7)[0]).save(files[0])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from factory import build, filter_recipe, filtering, plan, recipe, reselect, select
+from factory import build, filtering, plan, recipe, reselect, select
 from factory.errors import UserError
 from factory.page import charts, facts, pictures, render, scores
 from tests import corpora
@@ -347,7 +347,7 @@ def filtered(tmp_path: Path) -> Path:
     path = corpora.recipe(
         tmp_path / "filter.yaml", corpus=f"{{dataset: {tmp_path / 'corpus'}, label: folder, caption: .txt}}", filters=filters
     )
-    filtering.run(filter_recipe.load(path, environ={}), tmp_path / "filtered", "cpu")
+    filtering.run(filtering.load(path, environ={}), tmp_path / "filtered", "cpu")
     return tmp_path / "filtered"
 
 

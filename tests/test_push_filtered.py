@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
 
-from factory import filter_recipe, filtering, publish, published, reselect
+from factory import filtering, publish, published, reselect
 from factory.errors import UserError
 from factory.push import contents, story
 from tests import corpora
@@ -25,7 +25,7 @@ READ = 40
 def sift(home: Path, name: str, corpus: Path, **sections: str) -> None:
     """Filter a corpus of Parquet files, in shards of several files."""
     keys = f"{{dataset: '{corpus}', image: photo, label: kind, caption: text}}"
-    recipe = filter_recipe.load(corpora.recipe(home / f"{name}.yaml", **{"corpus": keys, "keep": "both", **sections}))
+    recipe = filtering.load(corpora.recipe(home / f"{name}.yaml", **{"corpus": keys, "keep": "both", **sections}))
     assert filtering.run(recipe, home / name, "cpu") is not None
 
 
@@ -157,7 +157,7 @@ def test_the_recipe_that_travels_makes_the_same_selection(home: Path, tmp_path: 
     own = next((home / "run").glob("dataset/provenance/*"))
     text = (own / "recipe.yaml").read_text()
     assert "factory filter recipe.yaml" in text and str(home) not in text and "trainedAlgorithmicMedia" not in text
-    recipe = filter_recipe.load(own / "recipe.yaml", [f"corpus.dataset={home / 'corpora' / 'run'}"])
+    recipe = filtering.load(own / "recipe.yaml", [f"corpus.dataset={home / 'corpora' / 'run'}"])
     assert recipe.settings() == json.loads((home / "run" / "recipe.json").read_text())
     assert filtering.run(recipe, tmp_path / "again", "cpu") is not None
     again = facts_of(tmp_path / "again")
@@ -171,7 +171,7 @@ def test_only_a_run_that_says_so_calls_its_images_generated(home: Path, tmp_path
             recipe = corpora.recipe(
                 tmp_path / "r.yaml", corpus=f"{{dataset: {home / 'corpora' / 'run'}}}", export=json.dumps({"kind": kind, **keys})
             )
-            export = filter_recipe.load(recipe).settings()["export"]
+            export = filtering.load(recipe).settings()["export"]
             assert export["image"] == "original" and export["digital_source_type"] == keys.get("digital_source_type")
 
 

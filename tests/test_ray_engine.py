@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from factory import filter_recipe, filtering
+from factory import filtering
 from tests import corpora
 
 ray = pytest.importorskip("ray", reason="Ray is not installed; pip install 'synthetic-dataset-factory[ray]'")
@@ -17,7 +17,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed; pip install 'synt
 def test_a_node_dies_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.cluster_utils import Cluster
 
-    from factory import ray_engine
+    from factory.filtering import ray_engine
     from tests.conftest import ROOT
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -26,7 +26,7 @@ def test_a_node_dies_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     corpus = f"{{dataset: {corpora.parquet(tmp_path / 'c' / '0.parquet', 120, group=10)}, image: photo}}"
     log = tmp_path / "log"
     filters = f"[{{kind: tests.corpora.Brightness, min: 100, log: {log}, seconds: 0.05}}]"
-    recipe = filter_recipe.load(corpora.recipe(tmp_path / "ray.yaml", corpus=corpus, filters=filters))
+    recipe = filtering.load(corpora.recipe(tmp_path / "ray.yaml", corpus=corpus, filters=filters))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         second = cluster.add_node(num_cpus=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from factory import filter_recipe, filtering, sweep
+from factory import filtering, sweep
 from factory.errors import UserError
 from tests import corpora
 from tests.test_cli import factory
@@ -19,7 +19,7 @@ CLIP = "data/models/fashion-mnist/clip"
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     corpus = f"{{dataset: {corpora.parquet(tmp_path / 'c.parquet', 40)}, image: photo, label: kind}}"
-    recipe = filter_recipe.load(corpora.recipe(tmp_path / "r.yaml", corpus=corpus))
+    recipe = filtering.load(corpora.recipe(tmp_path / "r.yaml", corpus=corpus))
     filtering.run(recipe, tmp_path / "run", "cpu")
     return tmp_path / "run"
 
@@ -71,7 +71,7 @@ def test_the_command(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_the_shipped_recipe_runs_and_is_swept(tmp_path: Path) -> None:
     sets = ["corpus.dataset=data/fashion-mnist/test-00000-of-00001.parquet", "corpus.kind=tests.corpora.First", "shard=24"]
-    recipe = filter_recipe.load("recipes/filter/fashion.yaml", sets)
+    recipe = filtering.load("recipes/filter/fashion.yaml", sets)
     report = filtering.run(recipe, tmp_path / "run", "cpu")
     assert report is not None and report["read"] == 48 and 0 < report["kept"] < 48
     points = sweep.run(tmp_path / "run", "zero_shot", [0.0, 0.9])["points"]

@@ -35,9 +35,10 @@ def command(
 
     Afterwards: factory select RUN --set 'filters[0].min=0.3' decides again without a model, and factory sweep RUN FILTER shows what a threshold costs.
     """
-    from factory import filter_recipe, filtering, outcome, ray_engine
+    from factory import filtering
+    from factory.filtering import outcome, ray_engine
 
-    recipe = filter_recipe.load(recipe_file, sets or [])
+    recipe = filtering.load(recipe_file, sets or [])
     folder = run_folder(recipe.name, out)
     if engine is Engine.ray:
         result: dict[str, Any] | None = ray_engine.run(recipe, folder, address, device)

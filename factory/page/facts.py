@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from factory import assemble, evaluation_file, files, filter_recipe, outcome, select
+from factory import assemble, evaluation_file, files, filtering, select
 from factory import recipe as recipes
 from factory.contracts import Filter
 from factory.errors import UserError
-from factory.filter_recipe import FilterRecipe
+from factory.filtering import outcome
+from factory.filtering.recipe import FilterRecipe
 from factory.recipe import Recipe
 from factory.reselect import quotas
 from factory.select import Rule, Selection
@@ -95,7 +96,7 @@ def _built(store: Store, report: dict[str, Any], stored: int) -> Run:
 
 
 def _filtered(store: Store, report: dict[str, Any], stored: int) -> Run:
-    recipe = filter_recipe.load(store.folder / "recipe.json", environ={})
+    recipe = filtering.load(store.folder / "recipe.json", environ={})
     rows = outcome.collected(store)
     rules = outcome.rules(recipe, store, rows.shards)
     faults = rows.fault, rows.faults

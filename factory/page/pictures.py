@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from factory import catalogue, images
+from factory import images
 from factory.contracts import Table
 from factory.errors import Undecodable, UserError
-from factory.filter_recipe import FilterRecipe
+from factory.filtering import catalogue
+from factory.filtering.reading import stored
+from factory.filtering.recipe import FilterRecipe
 from factory.page.facts import Run
-from factory.reading import stored
 from factory.recipe import Recipe
 from factory.records import Found
 

@@ -15,9 +15,8 @@ from ruamel.yaml import YAML
 
 from factory import __version__, select
 from factory.contracts import Filter
-from factory.filter_recipe import FilterRecipe
 from factory.publish import names
-from factory.recipe import Recipe
+from factory.recipe import Recipe, Scored
 from factory.store import Store
 
 PROVENANCE = "provenance"  # the folder of a dataset that holds recipe.yaml, plan.json and facts.json of each plan in it
@@ -137,10 +136,10 @@ def _models(recipe: Recipe, store: Store) -> Iterator[dict[str, Any]]:
     yield from filter_models(recipe)
 
 
-def filter_models(recipe: Recipe | FilterRecipe) -> Iterator[dict[str, Any]]:
+def filter_models(recipe: Scored) -> Iterator[dict[str, Any]]:
     """The models of a recipe's filters."""
-    for (name, _), own in zip(recipe.named_filters(), recipe.settings()["filters"], strict=True):
-        yield from _named(f"filter {name}", own)
+    for name, f in recipe.named_filters():
+        yield from _named(f"filter {name}", f.settings())
 
 
 def _named(role: str, value: Any) -> Iterator[dict[str, Any]]:

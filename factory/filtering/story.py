@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory import catalogue, outcome, runtime
+from factory import runtime
 from factory.contracts import FilterContext
 from factory.errors import UserError
-from factory.filter_progress import Progress
-from factory.filter_recipe import FilterRecipe
+from factory.filtering import catalogue, outcome
+from factory.filtering.progress import Progress
+from factory.filtering.recipe import FilterRecipe
+from factory.filtering.sifter import Sifter
 from factory.records import Cut
-from factory.sifter import Sifter
 from factory.store import OWNER_SECONDS, Store
 
 log = logging.getLogger("factory")

@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from factory import assemble, catalogue, publish, select
+from factory import assemble, publish, select
 from factory.cells import fitted, merged_kind
 from factory.contracts import DatasetInfo
 from factory.errors import Undecodable, UserError
 from factory.files import write_atomically, write_json
-from factory.filter_progress import Progress
-from factory.filter_recipe import FilterRecipe
-from factory.publish import filtered
-from factory.reading import stored
+from factory.filtering import catalogue, facts
+from factory.filtering.progress import Progress
+from factory.filtering.reading import stored
+from factory.filtering.recipe import FilterRecipe
+from factory.filtering.sifter import arrow_type, unchanged
 from factory.records import Cut
 from factory.select import Selection
-from factory.sifter import arrow_type, unchanged
 from factory.store import Shards, Store
 
 EXAMPLES = 3  # ids told for each reason
@@ -222,13 +222,13 @@ def export(recipe: FilterRecipe, store: Store, rows: Rows, selection: Selection,
         recipe.name, rows.class_names, {"id": "string", **caption, **kinds, **scored}, int(selection.keep.sum()), synthetic=False
     )
     recipe.export.check(frozenset({"caption"} if caption else ()))
-    facts = filtered.gather(recipe, store, rows.label, rows.class_names, selection, list(info.columns))
+    told = facts.gather(recipe, store, rows.label, rows.class_names, selection, list(info.columns))
 
     def fill(folder: Path) -> None:
         recipe.export.write(_kept(recipe, store, rows, selection, cuts, names), info, folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        publish.write(folder, facts, {**recipe.settings(), "keep": "both" if recipe.keep == "both" else "dataset"}, store.run())
-        (folder / "README.md").write_text(publish.card([facts], size), encoding="utf-8")
+        publish.write(folder, told, {**recipe.settings(), "keep": "both" if recipe.keep == "both" else "dataset"}, store.run())
+        (folder / "README.md").write_text(publish.card([told], size), encoding="utf-8")
 
     return store.replace_folder("dataset", fill)
 

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from factory import filter_recipe, filtering, outcome, runtime
+from factory import runtime
 from factory.errors import UserError
-from factory.filter_progress import Progress
-from factory.filter_recipe import FilterRecipe
+from factory.filtering import outcome, story
+from factory.filtering import recipe as recipes
+from factory.filtering.progress import Progress
+from factory.filtering.recipe import FilterRecipe
+from factory.filtering.sifter import Sifter, is_done
 from factory.records import Cut
-from factory.sifter import Sifter, is_done
 from factory.store import Store
 
 IN_FLIGHT = 2  # tasks for each that can run at once: the next is there when one ends, and few are lost with a node
@@ -36,7 +38,7 @@ def run(recipe: FilterRecipe, out: Path, address: str | None = None, device: str
         ray.init(address=address or os.environ.get("RAY_ADDRESS"), log_to_driver=False, configure_logging=False)
     out = out.absolute()
     with Store(out).owned():
-        store, job = filtering.begin(recipe, out)
+        store, job = story.begin(recipe, out)
         todo = [cut for cut in job.cuts if not is_done(recipe, store, cut)]
         progress = Progress(store, job.cuts, show=True)
         try:
@@ -94,11 +96,11 @@ def score(out: str, folder: str, cut: Cut, device: str) -> tuple[int, int]:
         if Path(folder).is_dir():
             os.chdir(folder)
             sys.path.append(folder)  # kinds in packages beside the recipe, as on the command line
-        recipe = filter_recipe.load(Path(out) / "recipe.json", environ={})
+        recipe = recipes.load(Path(out) / "recipe.json", environ={})
         store = Store(Path(out))
         progress = Progress(store, [], show=False)
         _held.clear()  # models of an earlier run on this cluster
-        _held[key] = (filtering.sifter(recipe, store, device, runtime.Worker(0, 1, 0), progress), progress)
+        _held[key] = (story.sifter(recipe, store, device, runtime.Worker(0, 1, 0), progress), progress)
     sifter, progress = _held[key]
     before = (progress.rows, progress.refused)
     sifter.one(cut)

@@ -13,13 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from factory import claims, reading, scoring
+from factory import claims, scoring
 from factory.cells import clean, fitted
 from factory.contracts import CorpusReader, FilterContext
 from factory.encoders import Encoder
 from factory.errors import UserError
-from factory.filter_recipe import FilterRecipe
-from factory.reading import Batch, Read
+from factory.filtering import reading
+from factory.filtering.reading import Batch, Read
+from factory.filtering.recipe import FilterRecipe
 from factory.records import Cut, Found, Samples
 from factory.runtime import Worker, fix_numerics
 from factory.scoring import SCORED, Columns, Scoring
