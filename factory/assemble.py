@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,17 +106,12 @@ def kept_rows(recipe: Recipe, store: Store, shards: Shards, selection: select.Se
     named = [(name, f) for name, f in recipe.named_filters() if not f.whole]
     scores = {name: store.read_scores(shards, f.identity())["score"] for name, f in named}
     generators = publish.generator_names(recipe)
-    at = 0
-    for number, shard in enumerate(shards.names):
-        rows = store.mark(shard)["rows"]
-        if number < first:
-            at += rows
-            continue
-        keep = np.flatnonzero(selection.keep[at : at + rows])
+    for shard, span in itertools.islice(store.spans(shards.names), first, None):
+        keep = np.flatnonzero(selection.keep[span])
         if len(keep):
             table = store.read_shard(shard).take(keep)
             for offset, row in zip(keep, table.to_pylist(), strict=True):
-                own = {name: float(values[at + offset]) for name, values in scores.items()}
+                own = {name: float(values[span.start + offset]) for name, values in scores.items()}
                 yield {
                     **row,
                     **own,
@@ -123,4 +119,3 @@ def kept_rows(recipe: Recipe, store: Store, shards: Shards, selection: select.Se
                     "generator": generators[row["generator"]],
                     "synthetic": recipe.split,
                 }
-        at += rows

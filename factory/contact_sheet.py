@@ -27,14 +27,14 @@ def of_run(store: Store, table: Table, shards: list[str], labels: np.ndarray | N
     labels, keep: int32 [N] and bool [N] over all rows of the shards, to show kept ones only; without them every row counts, and the
     shards should be few.
     """
-    sizes = [store.mark(shard)["rows"] for shard in shards]
     if labels is None:
         labels = np.concatenate([store.read_shard(shard, ["label"])["label"].to_numpy() for shard in shards] or [np.zeros(0, np.int32)])
     shown = np.flatnonzero(keep) if keep is not None else np.arange(len(labels))
     chosen = {int(label): shown[labels[shown] == label][:GROUPS] for label in np.unique(labels[shown])[:CLASSES]}
     if not chosen:
         return None
-    children = _children(store, table, shards, sizes, np.sort(np.concatenate(list(chosen.values()))))
+    records = store.records(shards, np.concatenate(list(chosen.values())), ["image", "parent_rows"])
+    children = {row: _group(table, record) for row, record in records.items()}
     groups = {table.class_names[label] if label >= 0 else "": [children[int(row)] for row in rows] for label, rows in chosen.items()}
     path = store.folder / "contact_sheet.png"
     picture = draw(groups, store.folder.name)
@@ -42,17 +42,10 @@ def of_run(store: Store, table: Table, shards: list[str], labels: np.ndarray | N
     return path
 
 
-def _children(store: Store, table: Table, shards: list[str], sizes: list[int], rows: np.ndarray) -> dict[int, Group]:
-    """The given rows as (parents, child), reading only the shards that hold them."""
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    found: dict[int, Group] = {}
-    for i in np.unique(np.searchsorted(starts, rows, side="right") - 1):
-        own = rows[(rows >= starts[i]) & (rows < starts[i + 1])]
-        stored = store.read_shard(shards[i], ["image", "parent_rows"]).take(own - starts[i])
-        for row, record in zip(own, stored.to_pylist(), strict=True):
-            parents = [_real(table, index) for index in record["parent_rows"]]
-            found[int(row)] = ([p for p in parents if p is not None], images.decode(record["image"]))
-    return found
+def _group(table: Table, record: dict[str, Any]) -> Group:
+    """A stored row with those of its parents that can be read."""
+    parents = [_real(table, index) for index in record["parent_rows"]]
+    return [p for p in parents if p is not None], images.decode(record["image"])
 
 
 def _real(table: Table, index: int) -> np.ndarray | None:

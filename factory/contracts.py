@@ -329,6 +329,17 @@ class Filter(Kind, ABC):
             raise ValueError(f"keep_top must be above 0 and at most 100%, not {text!r}")
         return value, share
 
+    def asks(self) -> str:
+        """The rule in words: `score at least 0.3, then the best 80% of each class`."""
+        low, high = self.bounds()
+        score = f"similarity to an earlier image at most {high:g}" if self.whole else ""
+        if not self.whole and np.isfinite(low) and np.isfinite(high):
+            score = f"score between {low:g} and {high:g}"
+        elif not self.whole and (np.isfinite(low) or np.isfinite(high)):
+            score = f"score at least {low:g}" if np.isfinite(low) else f"score at most {high:g}"
+        best = "" if self.keep_top is None else f"the best {self.keep_top} of {'each class' if self.per == 'class' else 'all'}"
+        return ", then ".join(part for part in (score, best) if part) or "any score"
+
     def identity(self) -> str:
         """Names the stored score columns: what was measured, without the rule that reads it."""
         return hashlib.sha256(json.dumps(self.settings(RULE_FIELDS | self.own_rule_fields), sort_keys=True).encode()).hexdigest()[:16]

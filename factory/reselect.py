@@ -13,6 +13,7 @@ from factory import assemble, filtering, report
 from factory import plan as planning
 from factory import recipe as recipes
 from factory.filtering import outcome, story
+from factory.filtering.report import unscored_lines
 from factory.recipe import Recipe
 from factory.store import Store
 
@@ -65,5 +66,5 @@ def summary(result: dict[str, Any], folder: Path) -> str:
     refused = ", ".join(f"{slug} {n}" for slug, n in result["refused"].items() if n) or "none"
     lines = [f"rows     {result['rows']}", f"kept     {result['kept']}", f"refused  {result['rows'] - result['kept']}  ({refused})"]
     lines += [f"         {name}: {n}" for name, n in result["per_class"].items()]
-    lines += outcome.unscored_lines(result["refused"])
+    lines += unscored_lines(result["refused"])
     return "\n".join([*lines, f"written  {folder / 'selection.parquet'}"])

@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -261,6 +261,14 @@ class Store:
         mark: dict[str, Any] = json.loads((self.folder / "marks" / f"{shard}.json").read_text(encoding="utf-8"))
         return mark
 
+    def spans(self, shards: Iterable[str]) -> Iterator[tuple[str, slice]]:
+        """Each of these whole shards with the place of its rows among the rows of all."""
+        at = 0
+        for shard in shards:
+            rows = self.mark(shard)["rows"]
+            yield shard, slice(at, at + rows)
+            at += rows
+
     def write_shard(self, shard: str, table: pa.Table, notes: dict[str, Any]) -> None:
         """Images and provenance, then the mark."""
         path = self.folder / "shards" / f"{shard}.parquet"
@@ -272,6 +280,15 @@ class Store:
     def read_shard(self, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A whole shard's rows."""
         return pq.read_table(self.folder / "shards" / f"{shard}.parquet", columns=columns)
+
+    def records(self, shards: Iterable[str], rows: np.ndarray, columns: Sequence[str]) -> dict[int, dict[str, Any]]:
+        """Some rows by their place among the rows of these shards; shards without any are not read."""
+        found: dict[int, dict[str, Any]] = {}
+        for shard, span in self.spans(shards):
+            own = rows[(rows >= span.start) & (rows < span.stop)]
+            if len(own):
+                found |= zip(own.tolist(), self.read_shard(shard, columns).take(own - span.start).to_pylist(), strict=True)
+        return found
 
     def columns(self, shard: str) -> list[str]:
         """The names of a whole shard's columns."""

@@ -14,6 +14,7 @@ from factory import recipe as recipes
 from factory.assemble import rule
 from factory.errors import UserError
 from factory.filtering import outcome
+from factory.filtering.rows import collected
 from factory.recipe import Scored
 from factory.select import Rule
 from factory.store import Shards, Store
@@ -65,7 +66,7 @@ def load(folder: Path) -> Run:
     identity = store.run()["identity"]
     if "corpus" in identity:
         recipe: Scored = filtering.load(folder / "recipe.json", environ={})
-        rows = outcome.collected(store)
+        rows = collected(store)
         rules = outcome.rules(recipe, store, rows.shards)  # type: ignore[arg-type]
         return Run(recipe, rules, rows.label, rows.class_names, (rows.fault, rows.faults), _embeddings(recipe, store, rows.shards))
     recipe = recipes.load(folder / "recipe.json", environ={})

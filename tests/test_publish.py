@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard
 from factory import publish
 from factory import recipe as recipes
 from factory.publish import names
-from factory.publish.facts import asks, licence_in
+from factory.publish.facts import licence_in
 from factory.store import Store
 from tests.test_build import run
 
@@ -141,9 +141,9 @@ def test_names_for_strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_rules_in_words(write_recipe: Callable[..., Path]) -> None:
-    filters = "[{kind: blank, min: 3}, {kind: blank, between: [1, 2]}, {kind: blank, min: 0, keep_top: 5, per: all}]"
-    said = [asks(f) for f in recipes.load(write_recipe(filters=filters)).filters]
-    assert said == ["score at least 3", "score between 1 and 2", "score at least 0, then the best 5 of all"]
+    filters = "[{kind: blank, min: 3}, {kind: blank, between: [1, 2]}, {kind: blank, min: 0, keep_top: 5, per: all}, {kind: tests.corpora.Brightness}]"
+    said = [f.asks() for f in recipes.load(write_recipe(filters=filters)).filters]
+    assert said == ["score at least 3", "score between 1 and 2", "score at least 0, then the best 5 of all", "any score"]
 
 
 def test_a_licence_is_read_from_a_card() -> None:

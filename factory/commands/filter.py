@@ -36,7 +36,7 @@ def command(
     Afterwards: factory select RUN --set 'filters[0].min=0.3' decides again without a model, and factory sweep RUN FILTER shows what a threshold costs.
     """
     from factory import filtering
-    from factory.filtering import outcome, ray_engine
+    from factory.filtering import ray_engine, report
 
     recipe = filtering.load(recipe_file, sets or [])
     folder = run_folder(recipe.name, out)
@@ -46,4 +46,4 @@ def command(
         launched(workers)
         result = filtering.run(recipe, folder, device, join)
     if result is not None:
-        print(json.dumps(result) if as_json else outcome.summary(result, recipe, folder))
+        print(json.dumps(result) if as_json else report.summary(result, recipe, folder))

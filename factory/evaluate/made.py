@@ -72,8 +72,7 @@ def look(run: Run, eyes: Eyes, renumber: np.ndarray) -> Made:
     places: list[tuple[str, int]] = []
 
     def items() -> Iterator[Item]:
-        at = 0
-        for shard in run.shards.names:
+        for shard, span in run.store.spans(run.shards.names):
             wanted = [*COLUMNS, *(["soft_label"] if "soft_label" in run.store.columns(shard) else [])]
             for offset, row in enumerate(run.store.read_shard(shard, wanted).to_pylist()):
                 try:
@@ -81,14 +80,13 @@ def look(run: Run, eyes: Eyes, renumber: np.ndarray) -> Made:
                 except Undecodable:
                     continue  # a filter has refused it, with this reason
                 generated.setdefault(guards.digests([image])[0], row["id"])
-                if not run.keep[at + offset]:
+                if not run.keep[span.start + offset]:
                     continue
                 prompts.append(row["prompt"] or "")
                 parents.append(list(row["parents"] or []))
                 soft.append(row.get("soft_label"))
                 places.append((shard, offset))
                 yield row["id"], row["id"], image, int(renumber[row["label"]])
-            at += run.store.mark(shard)["rows"]
 
     def read(place: int) -> np.ndarray:
         shard, offset = places[place]

@@ -12,7 +12,7 @@ import numpy as np
 from factory import __version__, select
 from factory.filtering.recipe import FilterRecipe
 from factory.publish import names
-from factory.publish.facts import asks, digest, filter_models
+from factory.publish.facts import digest, filter_models
 from factory.store import Store
 
 UNLABELLED = "(unlabelled)"
@@ -64,7 +64,7 @@ def _rules(recipe: FilterRecipe, selection: select.Selection) -> Iterator[dict[s
     """Rows that could not be read by their fault, then each filter, before it those to which it has no score; `left` ends at what is kept."""
     refused = {slug: count for slug, count in selection.refused().items() if slug != select.OVER_QUOTA}
     filters = {
-        slug: asks(f) if slug == name else asked
+        slug: f.asks() if slug == name else asked
         for name, f in recipe.named_filters()
         for slug, asked in (
             (f"unscored_{name}", "a row that the cascade had scored"),

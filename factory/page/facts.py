@@ -16,6 +16,7 @@ from factory.contracts import Filter
 from factory.errors import UserError
 from factory.filtering import outcome
 from factory.filtering.recipe import FilterRecipe
+from factory.filtering.rows import collected
 from factory.recipe import Recipe
 from factory.reselect import quotas
 from factory.select import Rule, Selection
@@ -97,7 +98,7 @@ def _built(store: Store, report: dict[str, Any], stored: int) -> Run:
 
 def _filtered(store: Store, report: dict[str, Any], stored: int) -> Run:
     recipe = filtering.load(store.folder / "recipe.json", environ={})
-    rows = outcome.collected(store)
+    rows = collected(store)
     rules = outcome.rules(recipe, store, rows.shards)
     faults = rows.fault, rows.faults
     selection = select.decide(rows.label, rules, faults=faults)

@@ -66,9 +66,8 @@ class Album:
 
 def album(run: Run, rows: np.ndarray) -> Album:
     """Pictures of some of `rows`, from a bounded number of shards."""
-    sizes = [run.store.mark(shard)["rows"] for shard in run.shards.names]
-    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    shards = np.unique(np.linspace(0, len(sizes) - 1, SHARDS).round().astype(int)) if len(sizes) > SHARDS else np.arange(len(sizes))
+    starts = np.array([span.start for _, span in run.store.spans(run.shards.names)], np.int64)
+    shards = np.unique(np.linspace(0, len(starts) - 1, SHARDS).round().astype(int)) if len(starts) > SHARDS else np.arange(len(starts))
     if run.quota is None:  # the corpus may be far away
         shards = shards[:: max(1, len(shards) // CORPUS_SHARDS)][:CORPUS_SHARDS]
     near = rows[np.isin(np.searchsorted(starts, rows, side="right") - 1, shards)]
@@ -79,7 +78,7 @@ def album(run: Run, rows: np.ndarray) -> Album:
     room = _Room(BYTES)
     wanted = np.unique(np.concatenate([families, *shown]))
     if isinstance(run.recipe, Recipe):
-        records = _records(run, starts, wanted)
+        records = run.store.records(run.shards.names, wanted, ["id", "image", "prompt", "parent_rows"])
     else:
         records, note = _found(run, run.recipe, starts, wanted)
     return Album(
@@ -115,17 +114,6 @@ def _table(recipe: Recipe, run: Run) -> tuple[Table | None, str]:
     if table.fingerprint != run.store.run()["identity"]["source"]["fingerprint"]:
         return None, "The real images have changed since this run was made, so parents are not shown."
     return table, ""
-
-
-def _records(run: Run, starts: np.ndarray, rows: np.ndarray) -> dict[int, dict[str, Any]]:
-    """What the shards hold of these rows."""
-    found: dict[int, dict[str, Any]] = {}
-    place = np.searchsorted(starts, rows, side="right") - 1
-    for shard in np.unique(place):
-        own = rows[place == shard]
-        stored = run.store.read_shard(run.shards.names[shard], ["id", "image", "prompt", "parent_rows"]).take(own - starts[shard])
-        found |= dict(zip(own.tolist(), stored.to_pylist(), strict=True))
-    return found
 
 
 def _found(run: Run, recipe: FilterRecipe, starts: np.ndarray, rows: np.ndarray) -> tuple[dict[int, dict[str, Any]], str]:

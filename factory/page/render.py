@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import jinja2
 import numpy as np
 
 from factory import __version__, publish
-from factory.contracts import Filter
 from factory.files import write_atomically, write_text
 from factory.page import charts, facts, pictures, scores
 from factory.page.facts import Run
@@ -158,7 +156,7 @@ def _made_by(run: Run) -> list[tuple[str, str]]:
         lines = _generated_by(recipe)
     else:
         lines = [("corpus", publish.public_name(str(getattr(recipe.corpus, "dataset", recipe.corpus.kind))))]
-    lines += [(name, _rule_text(f)) for name, f in recipe.named_filters()]
+    lines += [(name, f.asks()) for name, f in recipe.named_filters()]
     lines += [("plan", str(run.report.get("plan", "")))]
     lines += [(package, version) for package, version in (run.report.get("versions") or {}).items()]
     return lines
@@ -173,15 +171,6 @@ def _generated_by(recipe: Recipe) -> list[tuple[str, str]]:
     text = getattr(recipe.prompts, "text", None)
     lines.append(("prompts", f"{recipe.prompts.kind}: {text}" if text else recipe.prompts.kind))
     return lines + [(f"sweep {name}", ", ".join(f"{value:g}" for value in values)) for name, values in recipe.sweep.items()]
-
-
-def _rule_text(f: Filter) -> str:
-    """What a filter keeps, in words."""
-    low, high = f.bounds()
-    words = [f"from {low:g}"] if low > -math.inf else []
-    words += [f"to {high:g}"] if high < math.inf else []
-    words += [f"the best {f.keep_top}" + (" of each class" if f.per == "class" else "")] if f.keep_top is not None else []
-    return " ".join(words) or "all, scored only"
 
 
 def _cost(run: Run) -> list[tuple[str, str]]:

@@ -14,7 +14,6 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from factory import __version__, select
-from factory.contracts import Filter
 from factory.publish import names
 from factory.recipe import Recipe, Scored
 from factory.store import Store
@@ -102,24 +101,10 @@ def _rules(recipe: Recipe, selection: select.Selection, rows: int) -> Iterator[d
     refused = selection.refused()
     for name, f in recipe.named_filters():
         rows -= refused.get(name, 0)
-        yield {"name": name, "asks": asks(f), "refused": refused.get(name, 0), "left": rows}
+        yield {"name": name, "asks": f.asks(), "refused": refused.get(name, 0), "left": rows}
     for name in (name for name in refused if name not in dict(recipe.named_filters())):
         rows -= refused[name]
         yield {"name": name, "asks": "no more than the class's amount", "refused": refused[name], "left": rows}
-
-
-def asks(f: Filter) -> str:
-    """A filter's rule in words."""
-    low, high = f.bounds()
-    what = f"similarity to an earlier image at most {high:g}" if f.whole else "score"
-    if not f.whole and np.isfinite(low) and np.isfinite(high):
-        what = f"score between {low:g} and {high:g}"
-    elif not f.whole and np.isfinite(low):
-        what = f"score at least {low:g}"
-    elif not f.whole and np.isfinite(high):
-        what = f"score at most {high:g}"
-    best = f"the best {f.keep_top} {'of each class' if f.per == 'class' else 'of all'}" if f.keep_top is not None else ""
-    return best if best and what == "score" else ", then ".join(part for part in (what, best) if part)
 
 
 def _models(recipe: Recipe, store: Store) -> Iterator[dict[str, Any]]:

@@ -166,11 +166,9 @@ class Judge:
         return fitted(((int(self.table.labels[row]), image) for row, image in own), self.size)
 
     def _synthetic(self, store: Store, shards: Sequence[str], keep: np.ndarray) -> Synthetic:
-        found, labels, at = [], [], 0
-        for shard in shards:
-            rows = store.mark(shard)["rows"]
-            own = np.flatnonzero(keep[at : at + rows])
-            at += rows
+        found, labels = [], []
+        for shard, span in store.spans(shards):
+            own = np.flatnonzero(keep[span])
             for row in store.read_shard(shard, ["image", "label"]).take(own).to_pylist():
                 found.append(images.fit(images.decode(row["image"]), *self.size))
                 labels.append(row["label"])
