@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench._methods import CLAIMS, FILTERED, METHODS, Claim
-from factory.evaluate import utility
+from bench._trials import summarise
 from factory.evaluate.statistics import Interval, interval
 
 Row = dict[str, Any]
@@ -21,7 +21,7 @@ def table(name: str, measured: Sequence[Row]) -> list[Row]:
     Accuracies in [0, 1], class-balanced; the gain is over real + RandAugment with the same seeds; a half-width is None for one seed.
     """
     order = [arm for method in METHODS.values() for arm in method.arms]
-    entries = sorted(utility.summarise(measured), key=lambda e: (e["labels_per_class"], order.index(e["arm"])))
+    entries = sorted(summarise(measured), key=lambda e: (e["labels_per_class"], order.index(e["arm"])))
     return [
         {"set": name, "labels": entry["labels_per_class"]}
         | {"method": entry["arm"].removesuffix(FILTERED), "filtered": entry["arm"].endswith(FILTERED)}

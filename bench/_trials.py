@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,9 +15,13 @@ import torch
 from bench import _images
 from factory import images, kinds
 from factory.contracts import Source, Table
-from factory.evaluate import backbones, utility
-from factory.evaluate.classifiers import Training
+from factory.evaluate import backbones, hits
+from factory.evaluate.classifiers import Training, linear_probe
+from factory.evaluate.statistics import interval, paired
+from factory.evaluate.utility import Arm, Split, part
 from factory.models.representation import RepresentationEncoder
+
+BASELINE = "real_strong"  # the arm that gains are over
 
 
 @dataclass(frozen=True)
@@ -115,23 +120,29 @@ class Judge:
 
     def __init__(self, one: Set, training: Training):
         table = opened(one.test)
-        self.side, self.training, self.class_names = one.side, training, table.class_names
-        self.test, self.truth = read(table, one.side), table.labels.astype(int)
+        self.training, self.class_names = training, table.class_names
+        self.test = part(read(table, one.side), table.labels.astype(int))
         self.eyes = before_whitening(one.model / "encoder")
 
     def __call__(
-        self, arm: utility.Arm, real: np.ndarray, known: np.ndarray, seed: int,
+        self, arm: Arm | Literal["linear_probe"], real: np.ndarray, known: np.ndarray, seed: int,
         made: tuple[np.ndarray, np.ndarray] | None = None, training: Training | None = None,
     ) -> list[float | None]:  # fmt: skip
         """Accuracy of each class, None for one that is not tested.
 
         real, known: the labelled images, uint8 [N, side, side, 3], and int [N].  made: further images and labels to train on, of this size.
+        Raises UserError where one of them is a test image.
         """
-        more = None if made is None else utility.Synthetic(*made, None)
-        eyes = self.eyes if arm == "linear_probe" else None
-        training = training or self.training
-        result = utility.run(real, known, self.test, self.truth, more, arms=[arm], seeds=[seed], training=training, backbone=eyes)
-        return result.rows[0]["per_class"]  # type: ignore[no-any-return]
+        split, classes = Split(part(real, known), self.test, part(*made) if made else None), len(self.class_names)
+        if arm == "linear_probe":
+            logits = linear_probe(self.eyes.features(real), known, self._features, classes, seed)
+        else:
+            logits = split.network(arm, classes, training or self.training, seed)
+        return hits.per_class(hits.written(logits.argmax(1), self.test.labels, classes))
+
+    @cached_property
+    def _features(self) -> np.ndarray:
+        return self.eyes.features(self.test.images)
 
 
 def before_whitening(folder: Path) -> backbones.Backbone:
@@ -150,6 +161,23 @@ def before_whitening(folder: Path) -> backbones.Backbone:
 def balanced(per_class: list[float | None]) -> float:
     """The mean accuracy of the tested classes."""
     return float(np.mean([value for value in per_class if value is not None]))
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows {arm, labels_per_class, seed, accuracy} -> for each arm and number of labels, in order of first appearance,
+    {arm, labels_per_class, accuracy_mean, ci95, seeds, gain, gain_ci95}; the gain is over BASELINE with the same seeds, None without it.
+    """
+    groups: dict[tuple[str, float], dict[int, float]] = {}
+    for row in rows:
+        groups.setdefault((row["arm"], row["labels_per_class"]), {})[row["seed"]] = row["accuracy"]
+    return [_summary(arm, amount, found, groups.get((BASELINE, amount), {})) for (arm, amount), found in groups.items()]
+
+
+def _summary(arm: str, amount: float, found: dict[int, float], base: dict[int, float]) -> dict[str, Any]:
+    own, both = interval(list(found.values())), [seed for seed in found if seed in base]
+    gain = paired([found[s] for s in both], [base[s] for s in both]) if both and arm != BASELINE else None
+    entry = {"arm": arm, "labels_per_class": amount, "accuracy_mean": own.mean, "ci95": own.half, "seeds": own.size}
+    return {**entry, "gain": gain.mean if gain else None, "gain_ci95": gain.half if gain else None}
 
 
 class Log:

@@ -26,9 +26,9 @@ import numpy as np
 
 from bench import _images, _trials
 from bench._report import emit, parser
-from bench._trials import Set, opened, read, squared
+from bench._trials import Set, opened, read, squared, summarise
 from factory import contact_sheet, runtime, seeds
-from factory.evaluate import backbones, fidelity, utility
+from factory.evaluate import backbones, fidelity
 from factory.evaluate.classifiers import Training
 
 CONDITIONS = {
@@ -36,7 +36,7 @@ CONDITIONS = {
     "neighbours": "{kind: retrieval, k: 4, mix: random, model: MODEL/encoder, library: POOL}",
     "propagation": "{kind: propagation, model: MODEL/encoder, library: POOL, keep: 0.5}",
 }
-ARMS: tuple[utility.Arm, ...] = ("real_strong", "linear_probe")
+ARMS: tuple[Any, ...] = ("real_strong", "linear_probe")
 RECIPE = """
 name: bench
 seed: SEED
@@ -108,7 +108,7 @@ def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
         {"set": one.name, "labels": entry["labels_per_class"], "method": entry["arm"], "accuracy_mean": round(entry["accuracy_mean"], 4)}
         | {name: None if entry[name] is None else round(entry[name], 4) for name in ("ci95", "gain", "gain_ci95")}
         | quality.get(entry["arm"], dict.fromkeys(("frechet", "frechet_real", "precision", "recall", "density", "coverage")))
-        for entry in utility.summarise(log.rows)
+        for entry in summarise(log.rows)
     ]
 
 

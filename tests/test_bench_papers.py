@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import _results, papers
+from bench import _results, _trials, papers
 from bench._methods import CLAIMS, FILTERED, METHODS, Claim
 from bench._tail import LongTail
 from factory.errors import UserError
@@ -119,6 +119,14 @@ def test_a_claim_is_judged_by_its_interval(gains: list[int], word: str) -> None:
     (sentence,) = _results.judged(Claim("p", "helps", ("mixup",)), "set", measured)
     assert word in sentence and "over real + RandAugment" in sentence and "5 labels a class" in sentence
     assert not list(_results.judged(Claim("p", "helps", ("cutmix",)), "set", measured))
+
+
+def test_means_and_gains_are_over_the_seeds_of_both_arms() -> None:
+    rows = [_row("real_strong", s, 0.5 + s / 10) for s in (0, 1)] + [_row("mixup", s, 0.6 + s / 10) for s in (0, 1, 2)]
+    strong, mixed = _trials.summarise([*rows, {**_row("mixup", 0, 0.9), "labels_per_class": 9}])[:2]
+    assert strong["accuracy_mean"] == pytest.approx(0.55) and strong["gain"] is None and strong["seeds"] == 2
+    assert (mixed["arm"], mixed["labels_per_class"], mixed["seeds"]) == ("mixup", 5, 3) and mixed["accuracy_mean"] == pytest.approx(0.7)
+    assert mixed["gain"] == pytest.approx(0.1) and mixed["gain_ci95"] == pytest.approx(0, abs=1e-9)
 
 
 def test_claims_name_arms_that_are_measured() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from factory.errors import UserError
 from factory.evaluate import backbones, classifiers, fidelity, guards, protocols, utility
 from factory.evaluate.classifiers import Training
 from factory.evaluate.statistics import interval, over_seeds_and_images, paired
-from factory.evaluate.utility import Synthetic
+from factory.evaluate.utility import Split, part
 
 TINY = Training(steps=30, batch=16, width=4)
 
@@ -105,15 +105,6 @@ def test_vendi_score_counts_distinct_images() -> None:
         assert fidelity.vendi_score(x) == pytest.approx(float(reference.score_dual(x)), rel=1e-6)
 
 
-def test_floor_is_far_below_a_shifted_set() -> None:
-    real = normal(400, 5, 0)
-    floor = fidelity.floor(real, fidelity.frechet_distance, 100)
-    assert 0 < floor < 0.2 * fidelity.frechet_distance(real[:100], normal(100, 5, 1, 1.0))
-    assert set(fidelity.floor(real, fidelity.manifold)) == {"precision", "recall", "density", "coverage"}
-    with pytest.raises(UserError, match="there are 400"):
-        fidelity.floor(real, fidelity.frechet_distance, 201)
-
-
 def test_features_that_do_not_compare_are_refused() -> None:
     with pytest.raises(UserError, match="one backbone"):
         fidelity.kernel_distance(normal(5, 3, 0), normal(5, 4, 0))
@@ -123,27 +114,16 @@ def test_features_that_do_not_compare_are_refused() -> None:
         fidelity.vendi_score(broken)
 
 
-def test_few_shot_draws_are_seeded_and_nested() -> None:
-    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], 20))
-    one, five = protocols.few_shot(labels, 1, 3), protocols.few_shot(labels, 5, 3)
-    assert set(one) <= set(five) and np.array_equal(five, protocols.few_shot(labels, 5, 3))
-    assert np.bincount(labels[five]).tolist() == [5, 5, 5] and len(set(five)) == 15
-    assert set(five) != set(protocols.few_shot(labels, 5, 4))
-    with pytest.raises(UserError, match="class 0 has 20 images"):
-        protocols.few_shot(labels, 21, 0)
-
-
 def test_long_tail_falls_by_its_ratio() -> None:
     labels = np.repeat(np.arange(5), 500)
-    drawn = np.bincount(labels[protocols.long_tail(labels, 500, 0)])
+    chosen = protocols.long_tail(labels, 500, 0)
+    drawn = np.bincount(labels[chosen])
     assert drawn[0] == 500 and drawn[-1] == 5 and (np.diff(drawn) < 0).all()
     assert {name: group.tolist() for name, group in protocols.shot_groups(drawn).items()} == {"many": [0, 1], "medium": [2], "few": [3, 4]}
-
-
-def test_stratified_keeps_the_shares() -> None:
-    labels = np.repeat([0, 1, 2], [60, 30, 10])
-    assert np.bincount(labels[protocols.stratified(labels, 20, 1)]).tolist() == [12, 6, 2]
-    assert len(protocols.stratified(labels, 7, 1)) == 7
+    assert set(protocols.long_tail(labels, 50, 0, 10)) < set(chosen), "draws of a seed are nested"
+    assert np.array_equal(chosen, protocols.long_tail(labels, 500, 0)) and set(chosen) != set(protocols.long_tail(labels, 500, 1))
+    with pytest.raises(UserError, match="class 0 has 500 images"):
+        protocols.long_tail(labels, 501, 0)
 
 
 def test_intervals_are_students() -> None:
@@ -243,54 +223,46 @@ def test_linear_probe_of_few_images_is_the_same_in_the_directions_they_span() ->
     assert [part.shape[1] for part in classifiers._scaled(x, test)] == [18, 18], "eighteen images span no more directions"
 
 
-def test_run_gives_rows_and_a_summary_for_every_arm() -> None:
-    (x, y), (test, truth) = bars(40, 0), bars(20, 1)
-    backbone = backbones.Backbone("mean", 28, lambda batch: batch.mean((2, 3), dtype=np.float32))
+def test_every_arm_trains_on_its_own_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    (x, y), (test, truth) = bars(4, 0), bars(20, 1)
+    split = Split(part(x, y), part(test, truth), part(255 - x, np.eye(2)[y]), [[7]] * 4, [7])
+    seen: list[tuple[list[np.ndarray], str]] = []
 
-    def made(seed: int, drawn: np.ndarray) -> Synthetic:
-        return Synthetic(255 - x[drawn][:, ::-1], y[drawn], [[int(i)] for i in drawn])
+    def network(
+        images: np.ndarray, labels: np.ndarray, asked: np.ndarray, classes: int, training: Training, seed: int, *more: np.ndarray
+    ) -> Any:
+        assert (asked is test, classes, seed) == (True, 2, 5)
+        seen.append(([images, labels, *more], training.augmentation))
 
-    draw = partial(protocols.few_shot, shots=2)
-    told: list[dict[str, object]] = []
-    outcome = utility.run(
-        x,
-        y,
-        test,
-        truth,
-        made,
-        draw=lambda labels, seed: draw(labels, seed=seed),
-        seeds=[0, 1],
-        training=TINY,
-        backbone=backbone,
-        on_row=told.append,
-    )
-    assert [row["arm"] for row in outcome.rows] == list(utility.ARMS) * 2 and told == outcome.rows
-    assert {row["labels_per_class"] for row in outcome.rows} == {2.0}
-    for row in outcome.rows:
-        assert row["accuracy"] == pytest.approx(np.mean(row["per_class"]))  # the test classes are of equal size
-    by_arm = {entry["arm"]: entry for entry in outcome.summary}
-    assert by_arm["linear_probe"]["accuracy_mean"] == 1.0 and by_arm["real_strong"]["gain"] is None
-    assert by_arm["real"]["gain"] == pytest.approx(by_arm["real"]["accuracy_mean"] - by_arm["real_strong"]["accuracy_mean"])
+    monkeypatch.setattr(classifiers, "small_network", network)
+    for arm in utility.ARMS:
+        split.network(arm, 2, TINY, 5)
+    real, made = [split.real.images, split.real.labels], [split.made.images, split.made.labels]  # type: ignore[union-attr]
+    expected = [(real, "none"), (real, "strong"), (real + made, "strong"), (made, "strong")]
+    for (images, augmentation), (theirs, how) in zip(seen, expected, strict=True):
+        assert augmentation == how and len(images) == len(theirs) and all(a is b for a, b in zip(images, theirs, strict=True))
 
 
 def test_leaks_are_errors_that_name_the_images() -> None:
     (x, y), (test, truth) = bars(20, 0), bars(10, 1)
-    run = partial(utility.run, x, y, test, truth, training=TINY, seeds=[0], draw=lambda labels, seed: np.arange(4))
+    real, tested, made = part(x[:4], y[:4]), part(test, truth), part(255 - x[:2], y[:2])
     with pytest.raises(UserError, match=r"1 synthetic images are also test images \(0 = test 7\)"):
-        run(Synthetic(test[7:8], truth[7:8], None))
+        Split(real, tested, part(test[7:8], truth[7:8]))
     with pytest.raises(UserError, match=r"outside the draw of 4 \(1 from real \[5\]\)"):
-        run(Synthetic(255 - x[:2], y[:2], [[0], [3, 5]]))
+        Split(real, tested, made, [[0], [3, 5]], np.arange(4))
     with pytest.raises(UserError, match=r"drawn real images are also test images \(2 = test 2\)"):
-        utility.run(x, y, np.concatenate([test[:2], x[2:3]]), truth[:3], training=TINY, seeds=[0])
+        Split(part(x, y), part(np.concatenate([test[:2], x[2:3]]), truth[:3]))
     with pytest.raises(UserError, match="one for each"):
-        run(Synthetic(255 - x[:2], y[:2], [[0]]))
+        Split(real, tested, made, [[0]], np.arange(4))
+    with pytest.raises(UserError, match=r"synthetic images are \[28, 14, 3\] and real ones \[28, 28, 3\]"):
+        Split(real, tested, part(x[:2, :, :14], y[:2]))
     assert len(set(guards.digests([x[0], x[0].reshape(14, 56, 3)]))) == 2
 
 
 def test_arms_that_cannot_run_are_refused() -> None:
     (x, y), (test, truth) = bars(8, 0), bars(4, 1)
     with pytest.raises(UserError, match="needs synthetic images"):
-        utility.run(x, y, test, truth, arms=["synthetic"], training=TINY)
+        Split(part(x, y), part(test, truth)).network("synthetic", 2, TINY, 0)
     with pytest.raises(UserError, match="neither classes 0 to 1"):
         classifiers.small_network(x, y + 1, test, 2, TINY, 0)
 

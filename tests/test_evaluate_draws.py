@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from factory.errors import UserError
-from factory.evaluate import draws, trials
+from factory.evaluate import draws, trials, utility
 from factory.evaluate.draws import Draw, Draws
 from factory.evaluate.settings import Settings
 
@@ -18,7 +18,7 @@ from factory.evaluate.settings import Settings
 def images(labels: list[int], pixels: str | None = None) -> Any:
     names = [str(i) for i in range(len(labels))]
     shown = [name.encode() for name in (pixels or "abcdefghijklmnopqrst"[: len(labels)])]
-    return SimpleNamespace(ids=names, pixels=shown, labels=np.array(labels))
+    return SimpleNamespace(ids=names, pixels=shown, labels=np.array(labels), small=np.zeros((len(labels), 20, 20, 3), np.uint8))
 
 
 def evidence(real: Any, own: list[int], parents: list[set[int]], test: Any = None, **settings: Any) -> Any:
@@ -56,24 +56,37 @@ def test_test_images_without_a_known_class_are_refused_before_any_training() -> 
         draws.make(evidence(images([0] * 4 + [1] * 4), [0, 1, 4, 5], [{0}, {4}], images([-1, -1], "YZ"), validation=1))
 
 
-def trial(arm: str, classifier: str = "linear_probe", ratio: float = 0.0) -> trials.Trial:
-    return trials.Trial(arm, classifier, ratio, Draw(0, 2, np.array([0, 1, 4, 5]), np.array([0, 1])), np.array([0, 1]))
+def trial(arm: utility.Arm, classifier: str = "linear_probe", ratio: float = 0.0) -> trials.Trial:
+    rows = np.array([0, 1] if arm in ("real_synthetic", "synthetic") else [], np.int64)
+    return trials.Trial(arm, classifier, ratio, Draw(0, 2, np.array([0, 1, 4, 5]), np.array([0, 1])), rows)
 
 
 def test_keys_of_stored_trainings_tell_sizes_and_soft_labels_apart() -> None:
     own = evidence(images([0] * 4 + [1] * 4), [0, 1, 4, 5], [{0}, {4}])
 
-    def key(arm: str) -> str:
+    def key(arm: utility.Arm) -> str:
         return trials._Judges(own, np.array([2, 6])).key(trial(arm))
 
-    before = {arm: key(arm) for arm in trials.ARMS}
+    before = {arm: key(arm) for arm in utility.ARMS}
     own.eyes.side = 32
-    assert [arm for arm in trials.ARMS if key(arm) != before[arm]] == ["real_strong"]  # its views are cut from the small images
+    assert [arm for arm in utility.ARMS if key(arm) != before[arm]] == ["real_strong"]  # its views are cut from the small images
     seen = set()
     for share in (0.6, 0.7):
         own.made.soft = np.array([[share, 1 - share], [1 - share, share]], np.float32)
         seen.add(key("synthetic"))
     assert len(seen) == 2 and before["synthetic"] not in seen
+
+
+@pytest.mark.parametrize("classifier", ["small_network", "linear_probe"])
+def test_no_training_sees_what_it_is_asked_about_whoever_drew_it(classifier: str) -> None:
+    own = evidence(images([0] * 4 + [1] * 4), [0, 1, 4, 5], [{0}, {6}])
+    with pytest.raises(UserError, match=r"1 drawn real images are also test images \(1 = test 0\)"):  # row 1 validates as well
+        trials._Judges(own, np.array([1, 6])).judge(trial("real", classifier))
+    with pytest.raises(UserError, match=r"outside the draw of 4 \(1 from real \[6\]\)"):
+        trials._Judges(own, np.array([2, 7])).judge(trial("real_synthetic", classifier))
+    own.made.images.pixels[0] = own.test.pixels[1]
+    with pytest.raises(UserError, match=r"1 synthetic images are also test images \(0 = test 3\)"):
+        trials._Judges(own, np.array([2, 7])).judge(trial("synthetic", classifier))
 
 
 def test_a_stored_training_answers_under_the_ratio_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from factory.errors import UserError
 from factory.evaluate import settings as asking
 from factory.evaluate import story, trials
 from factory.evaluate.settings import Settings
+from factory.evaluate.utility import ARMS
 from factory.page import charts
 from factory.publish import evaluated
 from factory.records import Inputs
@@ -101,7 +102,7 @@ def test_an_evaluation_holds_every_section_and_resumes(world: World, monkeypatch
     assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result))
     assert result["version"] == 1 and result["guards"]["passed"] and len(result["guards"]["checks"]) == 9
     arms = [(row["arm"], row["classifier"]) for row in result["utility"]["rows"]]
-    assert arms == [(arm, c) for c in ("small_network", "linear_probe") for arm in trials.ARMS]
+    assert arms == [(arm, c) for c in ("small_network", "linear_probe") for arm in ARMS]
     assert {row["labels"] for row in result["utility"]["rows"]} == {4} and {row["seeds"] for row in result["utility"]["rows"]} == {2}
     swept = [row["ratio"] for row in result["utility"]["sweep"] if row["classifier"] == "small_network"]
     assert swept == [0, 0, 2, 2.25]  # 50 was asked for; nine images of four parents are 2.25
@@ -145,7 +146,7 @@ def test_few_shots_of_a_run_and_a_long_tail(world: World) -> None:
     run = world.build()
     options = {"sections": ["utility"], "classifiers": ["small_network"], "ratios": [0, 1], "outside": "leave_out", "seeds": 2}
     found = world.evaluate(run, protocol="few_shot", shots=[2, 4], **options)
-    assert [(row["labels"], row["arm"]) for row in found["utility"]["rows"]] == [(k, arm) for k in (2, 4) for arm in trials.ARMS]
+    assert [(row["labels"], row["arm"]) for row in found["utility"]["rows"]] == [(k, arm) for k in (2, 4) for arm in ARMS]
     assert "fidelity" not in found and "memorisation" not in found
     tail = world.evaluate(run, protocol="long_tail", most=8, tail=4, **options)
     row = tail["utility"]["rows"][0]

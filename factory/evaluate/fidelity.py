@@ -1,20 +1,17 @@
 """How near a set of generated images is to a set of real ones, and how varied: functions of features [N, D], whatever made them.
 
-Every distance has a value above nothing for two samples of the same distribution: `floor` measures it on real images alone.
+Every distance has a value above nothing for two samples of the same distribution: it means something beside that of real images alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 
-from factory import seeds
 from factory.errors import UserError
 
 CHUNK = 1024  # rows of a distance matrix held at once
-Result = TypeVar("Result")
 
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
@@ -110,19 +107,6 @@ def vendi_score(features: np.ndarray) -> float:
     values = np.linalg.eigvalsh(gram / len(x))
     values = values[values > 1e-12]
     return float(np.exp(-(values * np.log(values)).sum()))
-
-
-def floor(real: np.ndarray, measure: Callable[[np.ndarray, np.ndarray], Result], count: int | None = None, seed: int = 0) -> Result:
-    """A measure between two disjoint samples of real images: what a perfect generator would get.
-
-    count: rows in each sample, at most N/2, which is the default; take the number of generated images, for distances shrink with it.
-    """
-    half = len(real) // 2
-    count = half if count is None else count
-    if not 2 <= count <= half:
-        raise UserError(f"the floor needs two samples of {count} real images each, at least 2, and there are {len(real)}")
-    order = seeds.rng(seed, "floor").permutation(len(real))
-    return measure(real[order[:count]], real[order[count : 2 * count]])
 
 
 def _checked(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -35,12 +35,12 @@ def require_disjoint(training: Sequence[bytes], test: Sequence[bytes], what: str
         raise UserError(f"{len(shared)} {what}s are also test images ({pairs}{more}); take them out of one of the two")
 
 
-def require_parents(parents: Sequence[Sequence[int]], drawn: np.ndarray) -> None:
+def require_parents(parents: Sequence[Iterable[int]], drawn: Iterable[int]) -> None:
     """Raises UserError where a synthetic image has a parent that is not among the drawn real images.
 
     parents: for each synthetic image, indices into the real images that the draw was made from.
     """
-    allowed = set(np.asarray(drawn).tolist())
+    allowed = set(map(int, drawn))
     strays = [(index, sorted(set(map(int, own)) - allowed)) for index, own in enumerate(parents)]
     strays = [(index, own) for index, own in strays if own]
     if strays:

@@ -8,14 +8,6 @@ from factory import seeds
 from factory.errors import UserError
 
 
-def few_shot(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Indices [classes · shots], class by class; the draw of fewer shots with the same seed is part of it.
-
-    labels: int [N].  Raises UserError where a class has fewer images.
-    """
-    return np.concatenate([_order(labels, c, seed, shots)[:shots] for c in np.unique(labels)])
-
-
 def long_tail(labels: np.ndarray, most: int, seed: int, ratio: float = 100.0) -> np.ndarray:
     """Indices in which class c of C has most · ratio^(−c/(C−1)) images, at least one (Cui et al. 2019, arXiv 1901.05555).
 
@@ -30,18 +22,6 @@ def long_tail_counts(classes: int, most: int, ratio: float = 100.0) -> np.ndarra
     if most < 1 or ratio < 1:
         raise UserError(f"a long tail of at most {most} images a class with ratio {ratio} is empty; both must be at least 1")
     return np.maximum(1, most * ratio ** -np.linspace(0, 1, classes)).astype(int)
-
-
-def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """`count` indices whose classes have the shares they have among all; the largest remainders round up."""
-    if not 0 <= count <= len(labels):
-        raise UserError(f"cannot take {count} of {len(labels)} images")
-    classes, sizes = np.unique(labels, return_counts=True)
-    exact = count * sizes / max(1, len(labels))
-    quota = np.floor(exact).astype(int)
-    quota[np.argsort(quota - exact, kind="stable")[: count - quota.sum()]] += 1
-    parts = [_order(labels, c, seed, int(n))[:n] for c, n in zip(classes, quota, strict=True)]
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def shot_groups(counts: np.ndarray) -> dict[str, np.ndarray]:

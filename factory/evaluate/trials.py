@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from factory.evaluate import hits
 from factory.evaluate.draws import Draw, Draws
 from factory.evaluate.evidence import Evidence
 from factory.evaluate.sets import ImageSet
+from factory.evaluate.utility import Arm, Part, Split, of_arm
 
 log = logging.getLogger("factory")
 FORMAT = 2  # of a stored row
-ARMS = ("real", "real_strong", "real_synthetic", "synthetic")
 VIEWS = 4  # strongly augmented copies of a real image that a linear probe learns from beside it
 UNEVEN = 2  # one class has so many times the images of another: a long tail
 
@@ -32,7 +33,7 @@ UNEVEN = 2  # one class has so many times the images of another: a long tail
 class Trial:
     """One training. synthetic: rows of Evidence.made, none for an arm without.  ratio: 0 for such an arm."""
 
-    arm: str
+    arm: Arm
     classifier: str
     ratio: float
     draw: Draw
@@ -48,7 +49,7 @@ def plan(evidence: Evidence, draws: Draws) -> list[Trial]:
         point = list(group)
         found = drawing.ratios(evidence, point)
         for place, draw in enumerate(point):
-            arms = [("real", 0.0, none), ("real_strong", 0.0, none)]
+            arms: list[tuple[Arm, float, np.ndarray]] = [("real", 0.0, none), ("real_strong", 0.0, none)]
             arms += [("real_synthetic", ratio, rows[place]) for ratio, rows in found.items()]
             arms += [("synthetic", ratio, rows[place]) for ratio, rows in list(found.items())[-1:]]
             trials += [Trial(arm, c, ratio, draw, rows) for c in evidence.settings.classifiers for arm, ratio, rows in arms]
@@ -140,12 +141,30 @@ class _Judges:
         return {**asdict(self._training(trial)), "side": self.evidence.eyes.side, "threads": own.threads}
 
     def judge(self, trial: Trial) -> dict[str, Any]:
-        """{validation, test}: which images are recognised, class by class."""
-        own: Callable[[Trial], np.ndarray] = self._small_network if trial.classifier == "small_network" else self._linear_probe
-        predicted = own(trial).argmax(1)
-        real, test = self.evidence.real.labels[self.validation], self.evidence.test.labels[self.tested]
-        parts = (("validation", predicted[: len(real)], real), ("test", predicted[len(real) :], test))
-        return {split: hits.written(own, truth, self.classes) for split, own, truth in parts}
+        """{validation, test}: which images are recognised, class by class. Raises UserError for a leak; see Split."""
+        split = self._split(trial)
+        if trial.classifier == "small_network":
+            logits = split.network(trial.arm, self.classes, self._training(trial), trial.draw.seed)
+        else:
+            logits = self._linear_probe(trial)
+        held, predicted, truth = len(self.validation), logits.argmax(1), split.test.labels
+        parts = {"validation": slice(None, held), "test": slice(held, None)}
+        return {name: hits.written(predicted[part], truth[part], self.classes) for name, part in parts.items()}
+
+    def _split(self, trial: Trial) -> Split:
+        evidence, rows = self.evidence, trial.synthetic
+        real = _part(evidence.real, trial.draw.real)
+        if not len(rows):
+            return Split(real, self._asked)
+        made = replace(_part(evidence.made.images, rows), labels=self._targets(trial))
+        return Split(real, self._asked, made, [evidence.parents[row] for row in rows], trial.draw.real)
+
+    @cached_property
+    def _asked(self) -> Part:
+        """Validation images, then test images."""
+        parts = [_part(self.evidence.real, self.validation), _part(self.evidence.test, self.tested)]
+        images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+        return Part(images, labels, [digest for part in parts for digest in part.pixels])
 
     def _targets(self, trial: Trial) -> np.ndarray:
         """Probabilities of the synthetic images, float [N, classes]."""
@@ -167,23 +186,7 @@ class _Judges:
         from factory.evaluate.classifiers import Training
 
         own = self.evidence.settings
-        augmentation: Any = "none" if trial.arm == "real" else "strong"
-        plain = Training(steps=own.steps, batch=own.batch, width=own.width, flips=own.flips, augmentation=augmentation)
-        return Training(**{**asdict(plain), "balanced": self._balanced(trial)})
-
-    def _small_network(self, trial: Trial) -> np.ndarray:
-        from factory.evaluate.classifiers import small_network
-
-        real, made, test = self.evidence.real, self.evidence.made.images, self.evidence.test
-        asked = np.concatenate([real.small[self.validation], test.small[self.tested]])
-        pixels, targets = made.small[trial.synthetic], self._targets(trial)
-        own, labels = real.small[trial.draw.real], real.labels[trial.draw.real]
-        training, seed = self._training(trial), trial.draw.seed
-        if trial.arm == "synthetic":
-            return small_network(pixels, targets, asked, self.classes, training, seed)
-        if trial.arm == "real_synthetic":
-            return small_network(own, labels, asked, self.classes, training, seed, pixels, targets)
-        return small_network(own, labels, asked, self.classes, training, seed)
+        return of_arm(trial.arm, Training(own.steps, own.batch, own.width, flips=own.flips, balanced=self._balanced(trial)))
 
     def _linear_probe(self, trial: Trial) -> np.ndarray:
         from factory.evaluate.classifiers import linear_probe
@@ -238,6 +241,10 @@ class _Judges:
             views = strong(self.evidence.settings.flips, 3)(x)
         pixels: np.ndarray = (views.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         return pixels
+
+
+def _part(images: ImageSet, rows: np.ndarray) -> Part:
+    return Part(images.small[rows], images.labels[rows], [images.pixels[row] for row in rows.tolist()])
 
 
 def _digest(images: ImageSet, rows: np.ndarray) -> bytes:

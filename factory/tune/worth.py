@@ -19,8 +19,7 @@ from factory import recipe as recipes
 from factory.contracts import Source, Table
 from factory.errors import Undecodable, UserError
 from factory.evaluate import backbones, fidelity, guards, sets
-from factory.evaluate.utility import Synthetic
-from factory.evaluate.utility import run as compare
+from factory.evaluate.utility import Arm, Part, Split, part
 from factory.recipe import Recipe
 from factory.store import Store
 from factory.tune import space
@@ -31,19 +30,6 @@ Objective = Literal["accuracy", "frechet", "coverage", "agreement"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 LOWER = ("frechet",)  # the objectives of which less is better
 LEAST = 20  # images that a distance is measured on
-
-
-@dataclass(frozen=True)
-class Real:
-    """Real images of one size. images: uint8 [N, H, W, 3].  labels: int [N]."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest of pixels and labels."""
-        return hashlib.sha256(b"".join(guards.digests(self.images)) + self.labels.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -67,7 +53,7 @@ class Judge:
     overrides: tuple[str, ...]
     recipe: Recipe
     table: Table
-    validation: Real
+    validation: Part
     folder: Path
     objective: Objective
     backbone: str = backbones.OFFLINE
@@ -135,18 +121,17 @@ class Judge:
             return fidelity.frechet_distance(theirs, ours)
         return fidelity.manifold(theirs, ours)["coverage"]
 
-    def accuracy(self, arm: Any, made: Synthetic | None) -> float:
+    def accuracy(self, arm: Arm, made: Part | None) -> float:
         """Of a small network on the validation images, mean over `networks` trainings."""
         from factory.evaluate.classifiers import Training
 
-        own = self._own
-        outcome = compare(
-            own.images, own.labels, self.validation.images, self.validation.labels, made,
-            arms=[arm], seeds=range(self.networks), training=Training(steps=self.steps),
-        )  # fmt: skip
-        return float(outcome.summary[0]["accuracy_mean"])
+        truth = self.validation.labels
+        split = Split(self._own, self.validation, made)  # parents of synthetic images are the recipe's own images, all of them
+        training, classes = Training(steps=self.steps), len(self.table.class_names)
+        found = [split.network(arm, classes, training, seed).argmax(1) for seed in range(self.networks)]
+        return float(np.mean([(predicted == truth).mean() for predicted in found]))
 
-    def _agreement(self, made: Synthetic) -> float:
+    def _agreement(self, made: Part) -> float:
         """Share of the images that a linear probe, trained on the recipe's own real images, gives their class."""
         from factory.evaluate.classifiers import linear_probe
 
@@ -160,19 +145,19 @@ class Judge:
         return features
 
     @cached_property
-    def _own(self) -> Real:
+    def _own(self) -> Part:
         rows = np.flatnonzero(self.table.labels >= 0).tolist()
         own = decoded(self.table, rows, "the recipe's source")
         return fitted(((int(self.table.labels[row]), image) for row, image in own), self.size)
 
-    def _synthetic(self, store: Store, shards: Sequence[str], keep: np.ndarray) -> Synthetic:
+    def _synthetic(self, store: Store, shards: Sequence[str], keep: np.ndarray) -> Part:
         found, labels = [], []
         for shard, span in store.spans(shards):
             own = np.flatnonzero(keep[span])
             for row in store.read_shard(shard, ["image", "label"]).take(own).to_pylist():
                 found.append(images.fit(images.decode(row["image"]), *self.size))
                 labels.append(row["label"])
-        return Synthetic(np.stack(found), np.array(labels), None)  # their parents are the recipe's own images, all of them
+        return part(np.stack(found), np.array(labels))
 
 
 def decoded(table: Table, rows: Iterable[int], what: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -184,7 +169,7 @@ def decoded(table: Table, rows: Iterable[int], what: str) -> Iterator[tuple[int,
             log.warning("row %d of %s cannot be decoded and is left out: %s", row, what, error)
 
 
-def fitted(found: Iterable[tuple[int, np.ndarray]], size: tuple[int, ...] | None = None) -> Real:
+def fitted(found: Iterable[tuple[int, np.ndarray]], size: tuple[int, ...] | None = None) -> Part:
     """(label, image) in one size, that of the first by default. Raises UserError for none."""
     pictures, labels = [], []
     for label, image in found:
@@ -193,10 +178,10 @@ def fitted(found: Iterable[tuple[int, np.ndarray]], size: tuple[int, ...] | None
         labels.append(label)
     if not pictures:
         raise UserError("none of the real images can be decoded")
-    return Real(np.stack(pictures), np.array(labels))
+    return part(np.stack(pictures), np.array(labels))
 
 
-def validation(recipe: Recipe, table: Table, dataset: str, split: str, most: int, test: str | None = None) -> Real:
+def validation(recipe: Recipe, table: Table, dataset: str, split: str, most: int, test: str | None = None) -> Part:
     """At most `most` real images a class that the recipe does not use, none of them a test image.
 
     test: the held-out images as `factory evaluate` takes them; None for the test split of `dataset`, where this is a folder that has one.
