@@ -23,7 +23,8 @@ import torch
 
 from bench import _images
 from bench._report import emit, parser
-from factory import contact_sheet, runtime, wording
+from factory import contact_sheet, runtime
+from factory.diversity import vendi_score
 from factory.models.classifier import SmallClassifier
 
 STRATEGIES: dict[str, str] = {
@@ -148,7 +149,7 @@ def seen(judge: SmallClassifier, images: list[np.ndarray]) -> tuple[np.ndarray, 
 
 def within(rows: np.ndarray, labels: np.ndarray) -> float:
     """The mean over classes of the Vendi score of unit rows."""
-    return float(np.mean([wording.vendi((own @ own.T).astype(np.float64)) for c in np.unique(labels) for own in [rows[labels == c]]]))
+    return float(np.mean([vendi_score(rows[labels == c]) for c in np.unique(labels)]))
 
 
 def real_diversity(table: Any, features: Callable[[list[np.ndarray]], np.ndarray], per_class: int) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from factory import filtering, select
 from factory import recipe as recipes
 from factory.assemble import rule
+from factory.diversity import mean_cosine_distance, vendi_score
 from factory.errors import UserError
 from factory.filtering import outcome
 from factory.filtering.rows import collected
@@ -121,20 +122,14 @@ def balance(counts: np.ndarray) -> float | None:
 
 
 def diversity(embeddings: np.ndarray | None, rows: np.ndarray) -> dict[str, float | None]:
-    """Mean cosine distance of pairs, and the Vendi score from the eigenvalues of the second moment, of unit embeddings [N, D]."""
+    """Mean cosine distance of pairs, and the Vendi score, of those of embeddings [N, D] that hold no NaN."""
     if embeddings is not None and len(rows) > DIVERSITY_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, DIVERSITY_ROWS).astype(int)]
-    units = None if embeddings is None else embeddings[rows].astype(np.float64)
-    units = None if units is None else units[~np.isnan(units).any(axis=1)]
-    if units is None or len(units) < 2:
+    found = np.zeros((0, 1)) if embeddings is None else embeddings[rows].astype(np.float64)
+    found = found[~np.isnan(found).any(axis=1)]
+    if len(found) < 2:
         return {"diversity": None, "vendi": None}
-    units /= np.linalg.norm(units, axis=1, keepdims=True)
-    count = len(units)
-    cosine = (np.square(units.sum(axis=0)).sum() - count) / (count * (count - 1))
-    # The kernel matrix and the second moment share their non-zero eigenvalues, and the second moment is only D×D.
-    values = np.linalg.eigvalsh(units.T @ units / count)
-    values = values[values > 1e-12]
-    return {"diversity": round(float(1 - cosine), 6), "vendi": round(float(np.exp(-(values * np.log(values)).sum())), 4)}
+    return {"diversity": round(mean_cosine_distance(found), 6), "vendi": round(vendi_score(found), 4)}
 
 
 def _finite(value: float) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from factory import seeds, sentences
+from factory import diversity, seeds, sentences
 from factory.contracts import Context, Prompts
 from factory.errors import UserError
 from factory.files import write_json
@@ -85,7 +85,7 @@ def spread(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def measure(used: Sequence[str], encoder: str) -> dict[str, Any]:
-    """How different texts are: their mean cosine distance, and their Vendi score (Friedman and Dieng 2023): the effective number of them.
+    """How different texts are: their mean cosine distance, and their Vendi score.
 
     Of more than 512 texts a seeded sample is measured. Without the encoder at hand, `why` says so and nothing is downloaded.
     """
@@ -95,14 +95,8 @@ def measure(used: Sequence[str], encoder: str) -> dict[str, Any]:
     if len(some) > MEASURED:
         some = [some[i] for i in np.sort(seeds.rng("wording", len(some)).permutation(len(some))[:MEASURED])]
     rows = sentences.open(encoder).encode(some)
-    cosines = np.clip(rows @ rows.T, -1, 1).astype(np.float64)
-    n = len(some)
-    distance = float((1 - cosines).sum() / (n * (n - 1))) if n > 1 else 0.0
-    return {"texts": n, "mean_cosine_distance": round(distance, 4), "vendi": round(vendi(cosines), 2)}
-
-
-def vendi(kernel: np.ndarray) -> float:
-    """exp of the entropy of the eigenvalues of kernel / N, [N, N] with ones on the diagonal: from 1 (all alike) to N."""
-    values = np.linalg.eigvalsh(kernel / len(kernel))
-    values = values[values > 1e-12]
-    return float(np.exp(-(values * np.log(values)).sum()))
+    return {
+        "texts": len(some),
+        "mean_cosine_distance": round(diversity.mean_cosine_distance(rows), 4),
+        "vendi": round(diversity.vendi_score(rows), 2),
+    }

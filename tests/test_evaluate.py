@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from factory.diversity import vendi_score
 from factory.errors import UserError
 from factory.evaluate import backbones, classifiers, fidelity, guards, protocols, utility
 from factory.evaluate.classifiers import Training
@@ -99,10 +100,10 @@ def test_manifold_agrees_with_prdc(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_vendi_score_counts_distinct_images() -> None:
     reference = pytest.importorskip("vendi_score.vendi")
     distinct = np.eye(6)
-    assert fidelity.vendi_score(distinct) == pytest.approx(6)
-    assert fidelity.vendi_score(np.concatenate([distinct[:2]] * 20)) == pytest.approx(2)
+    assert vendi_score(distinct) == pytest.approx(6)
+    assert vendi_score(np.concatenate([distinct[:2]] * 20)) == pytest.approx(2)
     for x in (normal(40, 7, 0), normal(7, 40, 0)):
-        assert fidelity.vendi_score(x) == pytest.approx(float(reference.score_dual(x)), rel=1e-6)
+        assert vendi_score(x) == pytest.approx(float(reference.score_dual(x)), rel=1e-6)
 
 
 def test_features_that_do_not_compare_are_refused() -> None:
@@ -111,7 +112,7 @@ def test_features_that_do_not_compare_are_refused() -> None:
     broken = normal(5, 3, 0)
     broken[2, 1] = np.nan
     with pytest.raises(UserError, match="row 2 are not finite"):
-        fidelity.vendi_score(broken)
+        fidelity.frechet_distance(broken, broken)
 
 
 def test_long_tail_falls_by_its_ratio() -> None:

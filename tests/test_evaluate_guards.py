@@ -214,6 +214,7 @@ def test_tables_hold_test_figures_once_and_groups_of_classes() -> None:
     stored = rows({1: WEAK, 5: GOOD}, {1: GOOD, 5: GOOD})
     table = verdict.table(stored, {"small_network": verdict.choose(stored, "small_network")})
     assert [(row["arm"], row["ratio"]) for row in table] == [("real", 0), ("real_strong", 0), ("real_synthetic", 5)]
+    assert table[2]["rival"] == "real_strong" and "rival" not in table[1]
     strong = table[1]
     assert strong["accuracy_mean"] == pytest.approx(0.51) and strong["per_class"] == pytest.approx([0.61, 0.41])
     assert strong["many"] == pytest.approx(0.61) and strong["medium"] is None and strong["few"] == pytest.approx(0.41)

@@ -19,7 +19,7 @@ FLOORS = [
     ["sentences", "models", "encoders", "indexes", "classifiers"],
     ["augment"],
     ["sources", "corpora", "prompts", "conditions", "generators", "filters", "exporters"],
-    ["document", "recipe", "honour", "wording", "plan", "neighbours", "select", "store", "runtime", "claims"],
+    ["document", "recipe", "honour", "diversity", "wording", "plan", "neighbours", "select", "store", "runtime", "claims"],
     ["provenance"],
     ["contact_sheet", "prepare", "scoring", "worker", "publish", "assemble", "report", "build"],
     ["filtering", "schema", "reselect", "sweep", "preview", "panorama", "page", "push"],

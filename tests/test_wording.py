@@ -221,7 +221,6 @@ def test_diversity_is_a_number() -> None:
     alike = wording.measure(["a photo of a cat", "a picture of a cat", "a cat photo"], MINILM)
     apart = wording.measure(["a photo of a cat", "a rusty bridge in the fog", "tax law of 1897"], MINILM)
     assert 1 <= alike["vendi"] < apart["vendi"] <= 3 and alike["mean_cosine_distance"] < apart["mean_cosine_distance"]
-    assert wording.vendi(np.eye(4)) == pytest.approx(4) and wording.vendi(np.ones((4, 4))) == pytest.approx(1)
     assert "why" in wording.measure(["a"], "nobody/nothing")
 
 

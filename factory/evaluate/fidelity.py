@@ -1,4 +1,4 @@
-"""How near a set of generated images is to a set of real ones, and how varied: functions of features [N, D], whatever made them.
+"""How near a set of generated images is to a set of real ones: functions of features [N, D], whatever made them.
 
 Every distance has a value above nothing for two samples of the same distribution: it means something beside that of real images alone.
 """
@@ -97,16 +97,6 @@ def _reach(x: np.ndarray, neighbours: int) -> np.ndarray:
 
 def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (np.square(x).sum(1)[:, None] + np.square(y).sum(1)[None] - 2 * x @ y.T).clip(0)
-
-
-def vendi_score(features: np.ndarray) -> float:
-    """The effective number of distinct images, 1 to N: exp of the entropy of the cosine kernel's eigenvalues (Friedman & Dieng 2023, arXiv 2210.02410)."""
-    x = _floats(features, "features")
-    x = x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)
-    gram = x.T @ x if x.shape[1] < len(x) else x @ x.T  # both have the same eigenvalues above zero
-    values = np.linalg.eigvalsh(gram / len(x))
-    values = values[values > 1e-12]
-    return float(np.exp(-(values * np.log(values)).sum()))
 
 
 def _checked(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from factory import seeds
+from factory.diversity import vendi_score
 from factory.encoders import Encoder
 from factory.evaluate import fidelity
 from factory.evaluate.backbones import INCEPTION
@@ -68,7 +69,7 @@ def _row(
     for suffix, fake in found.items():
         near = fidelity.manifold(features[0], fake, NEIGHBOURS) if size > NEIGHBOURS else {}
         row |= {key + suffix: near.get(key) for key in ("precision", "recall", "density", "coverage")}
-        row["vendi" + suffix] = fidelity.vendi_score(fake) if size >= 2 else None
+        row["vendi" + suffix] = vendi_score(fake) if size >= 2 else None
     own = np.full(1, np.nan) if scores is None else scores[ours]
     row["clip_score"] = None if np.isnan(own).all() else float(np.nanmean(own))
     return row

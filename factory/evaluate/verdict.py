@@ -43,7 +43,10 @@ def choose(rows: Sequence[Row], classifier: str) -> list[Choice]:
 
 
 def table(rows: Sequence[Row], choices: dict[str, list[Choice]]) -> list[Row]:
-    """Test figures, one row an arm, classifier and number of labels; of the ratios only the chosen one, or the smallest where none was."""
+    """Test figures, one row an arm, classifier and number of labels; of the ratios only the chosen one, or the smallest where none was.
+
+    rival, of rows with real and synthetic images: the arm that their gain is over.
+    """
     out = []
     for classifier, chosen in choices.items():
         for (labels, own), choice in zip(_points(rows, classifier), chosen, strict=True):
@@ -52,7 +55,8 @@ def table(rows: Sequence[Row], choices: dict[str, list[Choice]]) -> list[Row]:
             for arm in ("real", STRONG, "real_synthetic", "synthetic"):
                 some = [row for row in own if row["arm"] == arm and (arm != "real_synthetic" or row["ratio"] == ratio)]
                 if some:
-                    out.append(_summary(some, "test", labels, classifier))
+                    over = {"rival": choice.rival} if arm == "real_synthetic" else {}
+                    out.append(_summary(some, "test", labels, classifier) | over)
     return out
 
 

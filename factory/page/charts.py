@@ -98,7 +98,7 @@ def shot_groups(utility: dict[str, Any]) -> list[str]:
 def _compared(utility: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The rows (without, with synthetic images) whose classes are compared: of the main classifier and its best ratio.
 
-    Without: of real images alone, the arm that does better on validation images, as in the verdict.
+    Without: the arm of real images alone that the gain is over.
     """
     rows = [row for row in utility.get("rows", []) if row.get("per_class") and row.get("accuracy_mean") is not None]
     main = utility.get("classifier")
@@ -106,12 +106,9 @@ def _compared(utility: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] 
     helped = max((row for row in rows if row["arm"] == "real_synthetic"), key=lambda row: row["accuracy_mean"], default=None)
     if helped is None:
         return None
-    key = (helped.get("classifier", main), helped.get("labels"))
-    swept = [row for row in utility.get("sweep", []) if (row.get("classifier", main), row.get("labels")) == key]
-    validated = {row["arm"]: row.get("accuracy_mean") or 0.0 for row in swept}
-    better = sorted(reversed(FLAT), key=lambda arm: -validated.get(arm, 0.0))
-    plain = [row for arm in better for row in rows if row["arm"] == arm and row.get("labels") == helped.get("labels")]
-    return (plain[0], helped) if plain and len(plain[0]["per_class"]) == len(helped["per_class"]) else None
+    key = (helped.get("rival", "real_strong"), helped.get("labels"))
+    plain = next((row for row in rows if (row["arm"], row.get("labels")) == key), None)
+    return (plain, helped) if plain and len(plain["per_class"]) == len(helped["per_class"]) else None
 
 
 def per_class_names(utility: dict[str, Any]) -> tuple[str, str] | None:
