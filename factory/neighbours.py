@@ -27,14 +27,12 @@ STACK, TILE = 8, 256  # blocks of rows that share a pass over the columns; rows 
 _NONE = -1.0  # the similarity beside index -1; no cosine worth remembering is this low
 
 
-def earlier_neighbours(
-    embeddings: np.ndarray, floor: float, k: int = NEIGHBOURS, block: int = BLOCK, device: str = "cpu"
-) -> tuple[np.ndarray, np.ndarray]:
+def earlier_neighbours(embeddings: np.ndarray, floor: float, k: int = NEIGHBOURS, block: int = BLOCK) -> tuple[np.ndarray, np.ndarray]:
     """For each row its k most similar earlier rows with cosine >= floor, most similar first, then earliest first.
 
     embeddings: [N, dim] of any float type, may be a memory map; rows with NaN have no neighbours and are nobody's.
     Returns index int32 [N, k], -1 where there are fewer, and similarity float32 [N, k], -1 there. Memory beyond the
-    result is a few block x block matrices. A device other than cpu multiplies with torch. Raises ValueError when floor <= 0.
+    result is a few block x block matrices. Raises ValueError when floor <= 0.
     """
     if floor <= 0:
         raise ValueError(f"floor must be above 0, not {floor:g}")
@@ -42,11 +40,11 @@ def earlier_neighbours(
     if embeddings.shape[1] == SIGNS and bits // HASHES <= MOST_FLIPS and _are_signs(embeddings, block):
         return _earlier_hashes(embeddings, bits, k)
     lists = _Lists(np.full((len(embeddings), k), -1, np.int32), np.full((len(embeddings), k), _NONE, np.float32))
-    basis = _screen(embeddings, floor) if device == "cpu" else None
+    basis = _screen(embeddings, floor)
     if basis is not None:
         _through(basis, lists, embeddings, floor, block)
     else:
-        _all_pairs(lists, embeddings, floor, block, device)
+        _all_pairs(lists, embeddings, floor, block)
     return lists.index, lists.similarity
 
 
@@ -83,15 +81,16 @@ class _Lists:
         self.add(rows[row], first + column, cosines[row, column])
 
 
-def _all_pairs(lists: _Lists, embeddings: np.ndarray, floor: float, block: int, device: str) -> None:
+def _all_pairs(lists: _Lists, embeddings: np.ndarray, floor: float, block: int) -> None:
     """Fill the lists by the cosines of all pairs."""
     for start in range(0, len(embeddings), block):
         rows = _unit(embeddings[start : start + block])
         for first in range(0, start + 1, block):  # ascending, so that of equals the earliest stays
             columns = rows if first == start else _unit(embeddings[first : first + block])
             enough = lists.enough(start, start + len(rows), floor)
-            which, cosines = _at_least(rows, columns, enough, device)
-            lists.add_block(start + which, cosines, first, enough[which])
+            cosines = np.minimum(rows @ columns.T, 1)
+            which = np.flatnonzero((cosines >= enough[:, None]).any(axis=1))
+            lists.add_block(start + which, cosines[which], first, enough[which])
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -99,20 +98,6 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     rows = np.asarray(rows, dtype=np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
-
-
-def _at_least(rows: np.ndarray, columns: np.ndarray, enough: np.ndarray, device: str) -> tuple[np.ndarray, np.ndarray]:
-    """The rows (positions) with any cosine >= their `enough`, and all cosines [., columns] of those."""
-    if device == "cpu":
-        cosines = np.minimum(rows @ columns.T, 1)
-        which = np.flatnonzero((cosines >= enough[:, None]).any(axis=1))
-        return which, cosines[which]
-    import torch
-
-    left, right, least = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (rows, columns, enough))
-    product = (left @ right.T).clamp(max=1)
-    found = (product >= least[:, None]).any(dim=1).nonzero()[:, 0]  # only these rows cross the bus
-    return found.cpu().numpy(), product[found].cpu().numpy()
 
 
 # ---- a screen in fewer dimensions
