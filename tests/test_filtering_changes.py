@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -185,7 +186,7 @@ def replaced(file: Path, data: bytes) -> None:
     assert file.stat().st_size == size
 
 
-@pytest.mark.parametrize("kind", ["folder", "caption", "parquet", "tar"])
+@pytest.mark.parametrize("kind", ["folder", "caption", "parquet", "path", "path beside bytes", "tar"])
 def test_a_file_that_was_replaced_by_one_of_the_same_size_is_noticed(kind: str, tmp_path: Path) -> None:
     at = tmp_path / "corpus"
     corpus, told = f"{{dataset: {at}}}", "shard 000000, rows 0 to 1"
@@ -197,6 +198,13 @@ def test_a_file_that_was_replaced_by_one_of_the_same_size_is_noticed(kind: str, 
     elif kind == "parquet":
         file, told = corpora.parquet(at / "a.parquet", 5), "a.parquet"
         data, corpus = file.read_bytes(), f"{{dataset: {at}, image: photo}}"
+    elif kind.startswith("path"):
+        names = [f"{number}.png" for number in range(5)]
+        pictures(at, names)
+        image = pa.array(names) if kind == "path" else pa.array([{"bytes": None, "path": name} for name in names])
+        pq.write_table(pa.table({"image": image}), at / "a.parquet", row_group_size=2)
+        file, data, told = at / "3.png", corpora.picture(201), "a.parquet"
+        corpus = f"{{dataset: {at}/a.parquet{'' if kind == 'path' else f', root: file://{at}'}}}"
     else:
         file, told = corpora.tar(at / "0.tar", 5), "0.tar"
         data = file.read_bytes()
@@ -210,6 +218,23 @@ def test_a_file_that_was_replaced_by_one_of_the_same_size_is_noticed(kind: str, 
     assert reselect(tmp_path / "run", None, [], False)["rows"] > 0  # the scores are still those of what was there
     with pytest.raises(UserError, match=r"another plan .*shard"):
         sift(tmp_path, corpus=corpus, shard="3")  # not taken for a change of the corpus
+
+
+def test_a_run_of_an_earlier_version_says_what_to_do(tmp_path: Path) -> None:
+    corpora.parquet(tmp_path / "corpus" / "a.parquet", 9)
+    corpus = f"{{dataset: {tmp_path / 'corpus'}, image: photo}}"
+    report = sift(tmp_path, corpus=corpus)
+    cuts = tmp_path / "run" / "corpus" / "cuts.parquet"
+    old = pq.read_table(cuts, columns=["name", "place", "start", "stop"])  # no digests, and places as text
+    pq.write_table(old.set_column(1, "place", old["place"].cast(pa.string())), cuts)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    run["identity"]["corpus"]["digest"] = "0" * 32
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run))
+    with pytest.raises(UserError, match=r"run was begun by an earlier version .*new --out"):
+        sift(tmp_path, corpus=corpus)
+    with pytest.raises(UserError, match="earlier version"):
+        reselect(tmp_path / "run", None, [], True)
+    assert reselect(tmp_path / "run", None, [], False)["kept"] == report["kept"] > 0
 
 
 def test_a_file_elsewhere_is_told_by_the_checksum_that_its_server_gives() -> None:

@@ -33,6 +33,9 @@ def command(
 
     Example: factory filter recipes/filter/fashion.yaml --set corpus.dataset=/data/laion/*.tar --set keep=both
 
+    A run goes on only with the corpus that it began with. Files, and images on this disk that rows of Parquet name, are known by size and time or
+    checksum; an image behind a URL is known by its URL alone, so a change there goes unseen.
+
     Afterwards: factory select RUN --set 'filters[0].min=0.3' decides again without a model, and factory sweep RUN FILTER shows what a threshold costs.
     """
     from factory import filtering

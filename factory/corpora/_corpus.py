@@ -58,12 +58,17 @@ def passing_types(corpus: Columns, schema: pa.Schema) -> dict[str, str]:
     return {name: _columns.arrow_kind(schema.field(name).type) for name in schema.names if name not in own}
 
 
-def found(corpus: Columns, row: dict[str, Any], identity: str, root: str, names: list[str] | None, columns: Sequence[str] | None) -> Found:
-    """A row of a table as a row of a corpus; root: what relative paths of images are relative to."""
+def image_of(row: dict[str, Any], corpus: Columns, root: str) -> bytes | str | None:
+    """The bytes of a row's image, or its path or URL; None where it has neither."""
     cell = cells.value_at(row, corpus.image)
     if isinstance(cell, dict):
         cell = cell.get("bytes") if cell.get("bytes") is not None else cell.get("path")
-    image = _places.within(root, cell) if isinstance(cell, str) else cell if isinstance(cell, bytes) else None
+    return _places.within(root, cell) if isinstance(cell, str) else cell if isinstance(cell, bytes) else None
+
+
+def found(corpus: Columns, row: dict[str, Any], identity: str, root: str, names: list[str] | None, columns: Sequence[str] | None) -> Found:
+    """A row of a table as a row of a corpus; root: what relative paths of images are relative to."""
+    image = image_of(row, corpus, root)
     caption = _columns.caption(cells.value_at(row, corpus.caption)) if corpus.caption else None
     own = own_columns(corpus)
     passing = _columns.chosen({name: value for name, value in row.items() if name not in own}, columns)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +14,21 @@ import pyarrow.parquet as pq
 
 from factory import cells
 from factory.corpora import _columns, _places
-from factory.corpora._corpus import Columns, found, own_columns, passing_types, read_names, write_names
+from factory.corpora._corpus import Columns, found, image_of, own_columns, passing_types, read_names, write_names
 from factory.errors import UserError
 from factory.records import Cut, Found
 
 ROWS_AT_ONCE = 32  # whole images are in memory meanwhile
 BUFFER = 4 << 20  # bytes; without it a whole column of a row group is in memory
 UNREADABLE = "unreadable_file"
+_LOCAL = "file://"
 
 
-def cuts(corpus: Columns, files: _places.Files, rows: int, catalogue: Path) -> Iterator[tuple[Cut, str]]:
-    """Row groups of each file joined up to about that many rows; a larger one is cut. A file without a footer is one row with a fault."""
+def cuts(corpus: Columns, files: _places.Files, root: str, rows: int, catalogue: Path) -> Iterator[tuple[Cut, str]]:
+    """Row groups of each file joined up to about that many rows; a larger one is cut. A file without a footer is one row with a fault.
+
+    root: what relative paths of images are relative to. Files on this disk that rows name are in the digests, what URLs name is not.
+    """
     number, names = 0, corpus.class_names
     write_names(catalogue, names)
     for name, stamp in zip(files.names, files.stamps, strict=True):
@@ -34,15 +41,47 @@ def cuts(corpus: Columns, files: _places.Files, rows: int, catalogue: Path) -> I
                     names = _columns.class_label_names(footer.schema_arrow, corpus.label)
                     write_names(catalogue, names)
                 spans = list(_spans([footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups)], rows))
+                named = [_digest(stamps, stop - start) for stamps in [_named(corpus, footer, root)] for start, stop in spans]
         except (pa.ArrowInvalid, OSError) as error:
             if isinstance(error, PermissionError):
                 raise UserError(f"{corpus.source_name()}: no permission to read {shown}; grant it, or leave the file out") from error
             if not _is_damage(error, files.file_system):
                 raise UserError(f"{corpus.source_name()}: {shown} cannot be read for now: {error}; run the same command again") from error
-            spans = [(0, -1)]
-        for start, stop in spans:
-            yield Cut(f"{number:06d}", name, start, stop), f"{shown} {stamp} {start} {stop}"
+            spans, named = [(0, -1)], [""]
+        for (start, stop), images in zip(spans, named, strict=True):
+            yield Cut(f"{number:06d}", name, start, stop), f"{shown} {stamp} {start} {stop}{images}"
             number += 1
+
+
+def _named(corpus: Columns, file: pq.ParquetFile, root: str) -> Iterator[str]:
+    """For each row the stamp of the file on this disk that it names as its image; empty for bytes and URLs. Ends early in a damaged file."""
+    column = _path_column(file, corpus.image)
+    if column is None or "://" in root.removeprefix(_LOCAL):
+        return
+    with contextlib.suppress(pa.ArrowException, OSError):  # the rows say so when they are read
+        for batch in file.iter_batches(columns=[column], use_threads=False):
+            for row in batch.to_pylist():
+                named = image_of(row, corpus, root)
+                path = named.removeprefix(_LOCAL) if isinstance(named, str) else "://"
+                yield "" if "://" in path else _places.local_stamp(path)
+
+
+def _digest(stamps: Iterator[str], rows: int) -> str:
+    """Of the next rows' stamps, to be put behind a file's own; empty where none of them names a file on this disk."""
+    own = list(itertools.islice(stamps, rows))
+    return " " + hashlib.sha256("\n".join(own).encode()).hexdigest()[:32] if any(own) else ""
+
+
+def _path_column(file: pq.ParquetFile, image: str) -> str | None:
+    """The column that names image files: a text, or the path beside bytes that are null in some rows. None where all rows hold bytes."""
+    leaves = {file.schema.column(i).path: i for i in range(len(file.schema))}
+    if image in leaves:
+        return image if file.schema.column(leaves[image]).logical_type.type == "STRING" else None
+    if f"{image}.path" not in leaves or f"{image}.bytes" not in leaves:
+        return f"{image}.path" if f"{image}.path" in leaves else None
+    groups = (file.metadata.row_group(i).column(leaves[f"{image}.bytes"]) for i in range(file.metadata.num_row_groups))
+    whole = all(group.is_stats_set and group.statistics.has_null_count and group.statistics.null_count == 0 for group in groups)
+    return None if whole else f"{image}.path"
 
 
 def _is_damage(error: Exception, file_system: Any) -> bool:

@@ -112,12 +112,13 @@ def files(dataset: str, suffixes: tuple[str, ...]) -> Files:
 def stamp(file_system: Any, path: str, info: Mapping[str, Any]) -> str:
     """Size, and the checksum or time that the file system gives: a file that is replaced by another has another. Moving a file keeps it."""
     if is_local(file_system):
-        return _local_stamp(path)
+        return local_stamp(path)
     version = next((info[key] for key in (*_VERSIONS, *_TIMES) if info.get(key) is not None), "")
     return f"{int(info.get('size') or 0)} {version}"
 
 
-def _local_stamp(path: str) -> str:
+def local_stamp(path: str) -> str:
+    """Size and time of a file on this disk."""
     try:
         found = os.stat(path)
     except OSError:  # a link that leads nowhere is a row that cannot be read, later
@@ -149,7 +150,7 @@ def _local_walk(base: str, inner: str, above: tuple[str, ...]) -> Iterator[tuple
             if entry.is_dir():
                 folders.append(entry.name)
             else:
-                files.append((entry.name, _local_stamp(entry.path)))
+                files.append((entry.name, local_stamp(entry.path)))
     yield inner, sorted(files)
     for name in sorted(folders):
         yield from _local_walk(base, f"{inner}/{name}" if inner else name, (*above, own))

@@ -42,9 +42,10 @@ class Hub(Columns):
         names = self.class_names or _class_names(builder.info.features, self.label)
         if format in ("parquet", "webdataset") and urls:
             files = _files(urls)
-            write_json(catalogue / "hub.json", {"format": format, "base": files.file_system.unstrip_protocol(files.base)})
+            base = files.file_system.unstrip_protocol(files.base)
+            write_json(catalogue / "hub.json", {"format": format, "base": base})
             if format == "parquet":
-                yield from _parquet.cuts(self, files, rows, catalogue)
+                yield from _parquet.cuts(self, files, base, rows, catalogue)
             else:
                 yield from _tars.cuts(files)
             if names is not None or format == "webdataset":

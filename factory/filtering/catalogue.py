@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from factory.cells import clean
+from factory.errors import UserError
 from factory.records import Cut
 from factory.store import write_table
 
@@ -25,7 +26,7 @@ def write(folder: Path, cuts: Iterable[tuple[Cut, str]]) -> None:
 
 
 def read(folder: Path) -> tuple[Cut, ...]:
-    """The cuts of a catalogue folder, in order."""
+    """The cuts of a catalogue folder, in order. Raises UserError for one that an earlier version wrote."""
     return tuple(cut for cut, _ in _rows(folder))
 
 
@@ -40,5 +41,11 @@ def first_change(old: Path, new: Path) -> str:
 
 
 def _rows(folder: Path) -> list[tuple[Cut, str]]:
-    rows = pq.read_table(folder / FILE).to_pylist()
+    table = pq.read_table(folder / FILE)
+    if not table.schema.equals(_SCHEMA):
+        raise UserError(
+            f"{folder.parent} was begun by an earlier version of the factory, which did not write down what tells that its corpus changed; "
+            "filter the corpus into a new --out (`factory select` without --export still decides again there)"
+        )
+    rows = table.to_pylist()
     return [(Cut(row["name"], row["place"].decode("utf-8", "surrogatepass"), row["start"], row["stop"]), row["digest"]) for row in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,16 @@ from factory import publish
 from factory.cells import fitted
 from factory.contracts import DatasetInfo
 from factory.errors import Undecodable, UserError
-from factory.filtering import facts
+from factory.filtering import catalogue, facts
 from factory.filtering.reading import stored
 from factory.filtering.recipe import FilterRecipe
 from factory.filtering.rows import Rows, read_scores
 from factory.filtering.sifter import unchanged
-from factory.records import Cut
 from factory.select import Selection
 from factory.store import Store
 
 
-def export(recipe: FilterRecipe, store: Store, rows: Rows, selection: Selection, cuts: Sequence[Cut]) -> Path:
+def export(recipe: FilterRecipe, store: Store, rows: Rows, selection: Selection) -> Path:
     """Write the kept rows with all their columns as a dataset folder, whole or absent, with its card."""
     names = _export_names(recipe, rows)
     kinds = {new: rows.types[old] for old, new in names.items()}
@@ -36,7 +35,7 @@ def export(recipe: FilterRecipe, store: Store, rows: Rows, selection: Selection,
     told = facts.gather(recipe, store, rows.label, rows.class_names, selection, list(info.columns))
 
     def fill(folder: Path) -> None:
-        recipe.export.write(_kept(recipe, store, rows, selection, cuts, names), info, folder)
+        recipe.export.write(_kept(recipe, store, rows, selection, names), info, folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         publish.write(folder, told, {**recipe.settings(), "keep": "both" if recipe.keep == "both" else "dataset"}, store.run())
         (folder / "README.md").write_text(publish.card([told], size), encoding="utf-8")
@@ -56,14 +55,12 @@ def _export_names(recipe: FilterRecipe, rows: Rows) -> dict[str, str]:
     return {name: f"corpus_{name}" if name in own else name for name in rows.types}
 
 
-def _kept(
-    recipe: FilterRecipe, store: Store, rows: Rows, selection: Selection, cuts: Sequence[Cut], names: dict[str, str]
-) -> Iterator[dict[str, Any]]:
+def _kept(recipe: FilterRecipe, store: Store, rows: Rows, selection: Selection, names: dict[str, str]) -> Iterator[dict[str, Any]]:
     """The kept rows, read from the corpus again: their own bytes and columns. Raises UserError for one that is gone since."""
     reader = recipe.corpus.open(store.folder / "corpus", None)
     scores = read_scores(recipe, store, rows)
     caption = caption_column(recipe)
-    for cut, (shard, span) in zip(cuts, store.spans(rows.shards.names), strict=True):
+    for cut, (shard, span) in zip(catalogue.read(store.folder / "corpus"), store.spans(rows.shards.names), strict=True):
         keep = selection.keep[span]
         if not keep.any():
             continue

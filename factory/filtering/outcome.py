@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from factory import assemble, select
-from factory.filtering import catalogue, dataset, index, report
+from factory.filtering import dataset, index, report
 from factory.filtering.progress import Progress
 from factory.filtering.recipe import FilterRecipe
 from factory.filtering.rows import Rows, collect, collected
@@ -21,7 +21,7 @@ def conclude(recipe: FilterRecipe, store: Store, cuts: Sequence[Cut], progress: 
     for f in recipe.filters:
         store.join_scores(rows.shards, f.identity())
     selection = decide(recipe, store, rows)
-    leave(recipe, store, rows, selection, cuts)
+    leave(recipe, store, rows, selection)
     return report.write(recipe, store, rows, selection, progress)
 
 
@@ -39,14 +39,14 @@ def reselect(recipe: FilterRecipe, store: Store, export: bool) -> dict[str, Any]
     """Decide again with other rules: selection.parquet and the index always, the new shards when `export`. Returns what `select` tells."""
     rows = collected(store)
     selection = decide(recipe, store, rows)
-    leave(recipe, store, rows, selection, catalogue.read(store.folder / "corpus"), export)
+    leave(recipe, store, rows, selection, export)
     return report.counts(rows, selection)
 
 
-def leave(recipe: FilterRecipe, store: Store, rows: Rows, selection: Selection, cuts: Sequence[Cut], export: bool | None = None) -> None:
+def leave(recipe: FilterRecipe, store: Store, rows: Rows, selection: Selection, export: bool | None = None) -> None:
     """Write what the recipe keeps: selection.parquet, and kept.parquet, dataset/ or both."""
     index.write_selection(store, rows, selection)
     if recipe.keep in ("index", "both"):
         index.write_kept(recipe, store, rows, selection)
     if export or (export is None and recipe.keep in ("dataset", "both")):
-        dataset.export(recipe, store, rows, selection, cuts)
+        dataset.export(recipe, store, rows, selection)

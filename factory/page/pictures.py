@@ -118,10 +118,10 @@ def _table(recipe: Recipe, run: Run) -> tuple[Table | None, str]:
 
 def _found(run: Run, recipe: FilterRecipe, starts: np.ndarray, rows: np.ndarray) -> tuple[dict[int, dict[str, Any]], str]:
     """The same of a corpus, read where it stands; and why there is nothing, or an empty text."""
-    cuts = {cut.name: cut for cut in catalogue.read(run.store.folder / "corpus")}
     found: dict[int, dict[str, Any]] = {}
     place = np.searchsorted(starts, rows, side="right") - 1
     try:
+        cuts = {cut.name: cut for cut in catalogue.read(run.store.folder / "corpus")}
         reader = recipe.corpus.open(run.store.folder / "corpus", ())
         for shard in np.unique(place):
             own = set((rows[place == shard] - starts[shard]).tolist())
