@@ -36,12 +36,27 @@ class Columns(Corpus, ABC):
         return f"corpus {self.dataset!r}"
 
 
+class Reader:
+    """What every reader of a corpus keeps: the class names that cutting found, and the types of the latest cut's further columns.
+
+    columns: further columns to read; None for all.
+    """
+
+    def __init__(self, corpus: Columns, catalogue: Path, columns: Sequence[str] | None):
+        self.corpus, self.columns = corpus, columns
+        self.class_names = _read_names(catalogue)
+        self._types: dict[str, str] = {}
+
+    def types(self) -> dict[str, str]:
+        return dict(self._types)
+
+
 def write_names(catalogue: Path, names: list[str] | None) -> None:
     """Keep the class names that cutting found, for readers in other processes."""
     write_json(catalogue / "class_names.json", names)
 
 
-def read_names(catalogue: Path) -> list[str] | None:
+def _read_names(catalogue: Path) -> list[str] | None:
     path = catalogue / "class_names.json"
     names: list[str] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     return names

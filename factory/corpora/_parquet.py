@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from factory import cells
 from factory.corpora import _columns, _places
-from factory.corpora._corpus import Columns, found, image_of, own_columns, passing_types, read_names, write_names
+from factory.corpora._corpus import Columns, Reader, found, image_of, own_columns, passing_types, write_names
 from factory.errors import UserError
 from factory.records import Cut, Found
 
@@ -120,17 +120,13 @@ def _require(corpus: Columns, schema: pa.Schema, name: str) -> None:
             )
 
 
-class ParquetReader:
+class ParquetReader(Reader):
     """Reads cuts; one that begins where the last one ended goes on in the open file, so that large row groups are read once."""
 
     def __init__(self, corpus: Columns, file_system: Any, base: str, root: str, catalogue: Path, columns: Sequence[str] | None):
-        self.corpus, self.file_system, self.base, self.root, self.columns = corpus, file_system, base, root, columns
-        self.class_names = read_names(catalogue)
-        self._types: dict[str, str] = {}
+        super().__init__(corpus, catalogue, columns)
+        self.file_system, self.base, self.root = file_system, base, root
         self._cursor: tuple[str, int, Iterator[dict[str, Any]]] | None = None
-
-    def types(self) -> dict[str, str]:
-        return dict(self._types)
 
     def read(self, cut: Cut) -> Iterator[Found]:
         """The rows of one cut; where a file is damaged, each row that it should have held is one with a fault."""

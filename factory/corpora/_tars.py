@@ -10,7 +10,7 @@ from typing import Any
 
 from factory import cells
 from factory.corpora import _columns, _places
-from factory.corpora._corpus import Columns, read_names
+from factory.corpora._corpus import Columns, Reader
 from factory.records import Cut, Found
 
 BROKEN = "broken_archive"
@@ -36,17 +36,13 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(f"cut short or damaged: {error}") from error
 
 
-class TarReader:
+class TarReader(Reader):
     """Reads tars, gzipped ones too, as streams. A row's id is the tar's name and the row's key: `00012.tar/000120003`."""
 
     def __init__(self, corpus: Columns, file_system: Any, base: str, catalogue: Path, columns: Sequence[str] | None):
-        self.corpus, self.file_system, self.base, self.columns = corpus, file_system, base, columns
-        self.class_names = read_names(catalogue)
-        self._types: dict[str, str] = {}
+        super().__init__(corpus, catalogue, columns)
+        self.file_system, self.base = file_system, base
         self._half = ""
-
-    def types(self) -> dict[str, str]:
-        return dict(self._types)
 
     def read(self, cut: Cut) -> Iterator[Found]:
         """The rows of one tar; one that is cut short ends with a row that says so, since how many are gone nobody can tell."""

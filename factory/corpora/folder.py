@@ -13,7 +13,7 @@ from pydantic import Field
 
 from factory import cells
 from factory.corpora import _columns, _metadata, _places
-from factory.corpora._corpus import Columns, read_names, write_names
+from factory.corpora._corpus import Columns, Reader, write_names
 from factory.errors import UserError
 from factory.files import write_atomically
 from factory.records import Cut, Found
@@ -89,18 +89,14 @@ class _Listing:
         rows.clear()
 
 
-class FolderReader:
+class FolderReader(Reader):
     """Reads a shard's names from the catalogue; the files themselves are opened by whoever decodes them."""
 
     def __init__(self, corpus: Folder, file_system: Any, base: str, catalogue: Path, columns: Sequence[str] | None):
-        self.corpus, self.file_system, self.base, self.columns = corpus, file_system, base, columns
+        super().__init__(corpus, catalogue, columns)
+        self.file_system, self.base = file_system, base
         self.root = base if _places.is_local(file_system) else file_system.unstrip_protocol(base)
         self.catalogue = catalogue
-        self.class_names = read_names(catalogue)
-        self._types: dict[str, str] = {}
-
-    def types(self) -> dict[str, str]:
-        return dict(self._types)
 
     def read(self, cut: Cut) -> Iterator[Found]:
         self._types = {}

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from factory.contracts import CorpusReader
 from factory.corpora import _columns, _parquet, _places, _tars
-from factory.corpora._corpus import Columns, found, passing_types, read_names, write_names
+from factory.corpora._corpus import Columns, Reader, found, passing_types, write_names
 from factory.errors import UserError
 from factory.files import write_json
 from factory.records import Cut, Found
@@ -121,16 +121,8 @@ def _files(urls: list[str]) -> _places.Files:
     return _places.Files(file_system, base, [posixpath.relpath(path, base) for path in paths], stamps)
 
 
-class _Rows:
+class _Rows(Reader):
     """What readers of rows of `datasets` share."""
-
-    def __init__(self, corpus: Hub, catalogue: Path, columns: Sequence[str] | None):
-        self.corpus, self.columns = corpus, columns
-        self.class_names = read_names(catalogue)
-        self._types: dict[str, str] = {}
-
-    def types(self) -> dict[str, str]:
-        return dict(self._types)
 
     def _found(self, row: dict[str, Any], identity: str) -> Found:
         return found(self.corpus, row, identity, "", self.class_names, self.columns)
