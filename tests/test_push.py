@@ -23,7 +23,7 @@ from PIL import Image
 
 from factory import reselect
 from factory.errors import UserError
-from factory.push import follow, gate, leaks
+from factory.push import follow, gate, leaks, story
 from factory.store import Store
 from tests.hub_client import Client
 from tests.hub_server import Hub
@@ -250,6 +250,25 @@ def test_dry_run_only_looks(hub: Hub, ada: Client, home: Path) -> None:
     status, said = ada.factory("push", "run", "ada/birds", "--dry-run", "--json")
     result = json.loads(said.splitlines()[-1])
     assert result["commit"] is None and result["bytes"] > size(home / "run")
+
+
+def test_a_dry_run_needs_no_hub(hub: Hub, ada: Client, home: Path) -> None:
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE"):
+        story.run(home / "run", "ada/birds", story.Options())
+    result = story.run(home / "run", "ada/birds", story.Options(dry_run=True))
+    assert result["commits"] == 1 and {*shards(home / "run"), "README.md"} <= {file["path"] for file in result["files"]}
+    assert result["bytes"] > size(home / "run") and "HF_HUB_OFFLINE" in result["unseen"]
+    assert "as if it were new: ada/birds: cannot read the repository" in story.summary(result, True)
+    named = "import os; os.environ['HF_TOKEN'] = {!r}\nprint(1)"
+    for change, why in (
+        ("import os; del os.environ['HF_TOKEN']\nprint(1)", "there is no token"),
+        (named.format("hf_nobody"), "cannot read the repository: the Hub does not know your token"),
+    ):
+        ada.python(change)
+        status, said = ada.factory("push", "run", "ada/birds", "--dry-run")
+        assert status == 0 and not hub.repos and f"as if it were new: ada/birds: {why}" in said, said
+        assert all(path in said for path in [*shards(home / "run"), "README.md"])
+    ada.python(named.format(next(iter(hub.tokens))))
 
 
 def test_many_small_files_are_refused(hub: Hub, ada: Client, home: Path) -> None:

@@ -22,7 +22,12 @@ def command(
     follow: Annotated[
         bool, typer.Option("--follow", help="While a build goes on: upload its shards as they are finished; commit at its end.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the commit: files and bytes. Nothing is sent.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Only list the commit: files and bytes. Nothing is sent; without the Hub, as if the repository were new."
+        ),
+    ] = False,
     licence: Annotated[
         str | None, typer.Option("--license", help="The images' licence for the card, such as cc0-1.0.", show_default=False)
     ] = None,

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
@@ -28,6 +28,10 @@ TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 TRIES = 4
 AGAIN = "run the same command again, what is uploaded stays"
 T = TypeVar("T")
+
+
+class Unseen(UserError):
+    """The Hub cannot be asked what it holds: it is not reached, has a fault, or does not know the token."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,17 @@ class Remote:
         self.api = HfApi(library_name="synthetic-dataset-factory")
         self.url = f"{self.api.endpoint}/datasets/{name}"
 
+    @property
+    def anonymous(self) -> bool:
+        """Whether there is no token: a private repository then looks as if it were not there."""
+        return get_token() is None
+
     def create(self, private: bool) -> None:
         """Make the repository unless it is there."""
         self._call("create the repository", lambda: self.api.create_repo(self.name, repo_type="dataset", private=private, exist_ok=True))
 
     def state(self) -> State:
-        """What is in it now; empty where there is no such repository."""
+        """What is in it now; empty where there is no such repository. Raises Unseen where the Hub cannot be asked."""
 
         def look() -> State:
             try:
@@ -137,7 +146,8 @@ class Remote:
             status, cause = _status(error)
             if not lasting and (status in TRANSIENT or (status is None and isinstance(cause, TRANSPORT | json.JSONDecodeError))):
                 raise _Transient(f"the Hub answered {status}" if status else type(cause).__name__) from error
-            raise UserError(self._advice(what, status, cause)) from error
+            silent = isinstance(cause, TRANSPORT | OSError) if status is None else status == 401 or status >= 500
+            raise (Unseen if silent else UserError)(self._advice(what, status, cause)) from error
 
     def _advice(self, what: str, status: int | None, cause: BaseException) -> str:
         where = f"{self.name}: cannot {what}"

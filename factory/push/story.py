@@ -22,7 +22,7 @@ from factory.errors import UserError
 from factory.publish.facts import PROVENANCE
 from factory.push import contents, follow, gate, leaks
 from factory.push.contents import Contents
-from factory.push.remote import Remote, State
+from factory.push.remote import Remote, State, Unseen
 from factory.store import Store
 
 log = logging.getLogger("factory")
@@ -46,7 +46,8 @@ class Options:
 def run(folder: Path, name: str, options: Options) -> dict[str, Any]:
     """Push a run's dataset to a dataset repository; what is there already is not sent again. Raises UserError.
 
-    Returns {repository, commit, commits, files: [{path, bytes, change}], bytes}; commit is None where nothing had to change.
+    Returns {repository, commit, commits, files: [{path, bytes, change}], bytes}; commit is None where nothing had to change. A dry run adds
+    `unseen`: why the repository could not be looked at and is taken to be new, or "".
     """
     if options.append and options.replace:
         raise UserError("--append and --replace exclude each other")
@@ -74,15 +75,15 @@ def _push(store: Store, remote: Remote, options: Options, evaluation: dict[str, 
     sheet = options.pictures and (folder / contents.SHEET).exists()
     if not options.dry_run:
         remote.create(private=not options.public)
-    state = remote.state()
+    state, unseen = _seen(remote, options.dry_run)
     evaluation = gate.of_these(evaluation, facts)
-    facts = contents.told(_with_licences(facts, remote), evaluation, accepted, options.licence, sheet)
+    facts = contents.told(facts if unseen else _with_licences(facts, remote), evaluation, accepted, options.licence, sheet)
     whole = _whole(folder, facts, remote, state, options)
     changes = list(_changes(whole, state))
     _check_leaks(store, changes)
     result = _result(remote, changes, state)
     if options.dry_run:
-        return {**result, "commit": None}
+        return {**result, "commit": None, "unseen": unseen}
     if options.public and state.private and state.head is not None:
         log.warning("%s is private and stays so; open it in its settings on the Hub", remote.name)
     if not options.public and not state.private and state.head is not None:
@@ -111,6 +112,18 @@ def _unchanging(store: Store) -> Iterator[None]:
                 "the run is being built or selected; wait for it, or upload its shards as they are finished with --follow"
             ) from None
         yield
+
+
+def _seen(remote: Remote, dry_run: bool) -> tuple[State, str]:
+    """What the repository holds; for a dry run that cannot see it, nothing, and why."""
+    try:
+        state = remote.state()
+    except Unseen as error:
+        if not dry_run:
+            raise
+        return State(None, {}), str(error)
+    hidden = dry_run and state.head is None and remote.anonymous
+    return state, f"{remote.name}: there is no token, and a private one would not be seen; log in with `hf auth login`" if hidden else ""
 
 
 def _with_licences(facts: dict[str, Any], remote: Remote) -> dict[str, Any]:
@@ -224,7 +237,8 @@ def summary(result: dict[str, Any], dry_run: bool) -> str:
     lines = [f"{file['change']:8} {size_of(file['bytes']):>9}  {file['path']}" for file in shown]
     count = f"{len(files)} file{'s' if len(files) != 1 else ''}, {size_of(result['bytes'])}, {result['unchanged']} unchanged"
     if dry_run:
-        return "\n".join([*lines, f"would push {result['commits']} commit: {count}, to {result['repository']}"])
+        lines.append(f"would push {result['commits']} commit: {count}, to {result['repository']}")
+        return "\n".join([*lines, *([f"as if it were new: {result['unseen']}"] if result["unseen"] else [])])
     if result["commit"] is None:
         return f"nothing to push: {result['repository']} holds this dataset"
     return f"pushed {count}, in commit {result['commit'][:12]}\ndataset {result['repository']}"
