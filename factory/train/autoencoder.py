@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from factory.train import loop, prepared
+from factory.train.prepared import Prepared
 from factory.train.recipe import Autoencoder
 from factory.train.summary import write_training
 
@@ -17,32 +19,20 @@ log = logging.getLogger("factory.train")
 
 def train(recipe: Autoencoder) -> None:
     """Train and write `recipe.out`, a folder for `vae:` of a representation_diffusion recipe; latents are scaled to unit variance."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
     data = prepared.prepare(recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(recipe.seed)
-    levels = len(recipe.widths)
-    model = AutoencoderKL(
-        block_out_channels=recipe.widths,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=recipe.layers,
-        latent_channels=recipe.latent,
-        norm_num_groups=min(8, *recipe.widths),
-        sample_size=max(recipe.size),
-        mid_block_add_attention=False,
-    ).to(device)
+    model = make_model(recipe).to(device)
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
     log.info("%d images, %.2f M parameters", len(data), sum(p.numel() for p in model.parameters()) / 1e6)
-    batches = prepared.Ahead(lambda k: (torch.from_numpy(data.pixels[np.sort(loop.rows(recipe, len(data), k))]),))
+    batches = prepared.Ahead(lambda k: data.batch(loop.rows(recipe, len(data), k)))
 
     def step(k: int) -> dict[str, torch.Tensor]:
         rng = loop.draws(recipe, k)
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
         symmetry = torch.from_numpy(rng.choice(prepared.SYMMETRIES[recipe.flips], recipe.batch))
-        x = prepared.transformed(batches(k)[0], symmetry).to(device).float().div(127.5).sub(1).expand(-1, 3, -1, -1)
+        x = _signed(prepared.transformed(batches(k), symmetry).to(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             seen = model.encode(x.to(memory_format=torch.channels_last)).latent_dist
             drawn = seen.mean + seen.std * torch.randn(seen.mean.shape, generator=noise).to(device)
@@ -51,30 +41,46 @@ def train(recipe: Autoencoder) -> None:
         pixels = F.l1_loss(made, x)
         edges = sum(F.l1_loss(made.diff(dim=dim), x.diff(dim=dim)) for dim in (2, 3))
         kl = 0.5 * (seen.mean.float() ** 2 + seen.var.float() - 1 - seen.logvar.float()).sum() / len(x)
-        loop.set_rate(optimizer, recipe, k)
-        optimizer.zero_grad(set_to_none=True)
-        (pixels + recipe.edges * edges + recipe.kl * kl).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        loop.descend(recipe, k, pixels + recipe.edges * edges + recipe.kl * kl, optimizer, model.parameters())
         return {"pixels": pixels.detach(), "kl": kl.detach()}
 
     model.train()
     loop.run(recipe, {"model": model, "optimizer": optimizer}, step)
     model.eval()
-    with torch.no_grad():
-        some = (
-            torch.from_numpy(np.array(data.pixels[:: max(1, len(data) // 500)][:500]))
-            .to(device)
-            .float()
-            .div(127.5)
-            .sub(1)
-            .expand(-1, 3, -1, -1)
-        )
-        latents = torch.cat([model.encode(part).latent_dist.mode() for part in some.split(50)])
-        made = torch.cat([model.decode(part, return_dict=False)[0] for part in latents.split(50)])
+    some, latents, made = _reconstructed(model, data, device)
     psnr = float(10 * torch.log10(4 / F.mse_loss(made.clamp(-1, 1), some)))
     model.register_to_config(scaling_factor=round(1 / float(latents.std()), 5), shift_factor=round(float(latents.mean()), 5))
     model.save_pretrained(recipe.out)
     log.info("%.1f dB peak signal-to-noise ratio on %d training images", psnr, len(some))
     write_training(recipe, data, {"psnr_db": round(psnr, 2)})
     loop.finish(recipe)
+
+
+def make_model(recipe: Autoencoder) -> Any:
+    """A fresh AutoencoderKL."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    levels = len(recipe.widths)
+    return AutoencoderKL(
+        block_out_channels=recipe.widths,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=recipe.layers,
+        latent_channels=recipe.latent,
+        norm_num_groups=min(8, *recipe.widths),
+        sample_size=max(recipe.size),
+        mid_block_add_attention=False,
+    )
+
+
+def _signed(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, 1 or 3, H, W] -> float32 [N, 3, H, W] in [-1, 1]."""
+    return pixels.float().div(127.5).sub(1).expand(-1, 3, -1, -1)
+
+
+@torch.no_grad()
+def _reconstructed(model: Any, data: Prepared, device: torch.device, most: int = 500) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(images in [-1, 1], their latents, what is decoded from these) of up to `most` images, evenly spread."""
+    some = _signed(torch.from_numpy(np.array(data.pixels[:: max(1, len(data) // most)][:most])).to(device))
+    latents = torch.cat([model.encode(part).latent_dist.mode() for part in some.split(50)])
+    return some, latents, torch.cat([model.decode(part, return_dict=False)[0] for part in latents.split(50)])

@@ -34,10 +34,7 @@ def train(recipe: Classifier) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
             logits = model(views)
         loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=0.05)
-        loop.set_rate(optimizer, recipe, k)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        loop.descend(recipe, k, loss, optimizer)
         return {"loss": loss.detach(), "accuracy": (logits.argmax(1) == labels[rows]).float().mean()}
 
     model.train()

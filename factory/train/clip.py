@@ -29,11 +29,7 @@ def train(recipe: Clip) -> None:
     torch.manual_seed(recipe.seed)
     encoder = ClipEncoder(model_cfg(recipe), preprocess_cfg(recipe, pictures.pixels), make_tokenizer(recipe, pictures.class_names))
     encoder.model.visual.to(memory_format=torch.channels_last)
-    weights: list[torch.nn.Parameter] = list(encoder.parameters())
-    matrices = [p for p in weights if p.ndim > 1]
-    others = [p for p in weights if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(loop.decaying(encoder.parameters()), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
     pixels = torch.from_numpy(pictures.pixels)
     log.info("%d images, %.2f M parameters", len(pictures), sum(p.numel() for p in encoder.parameters()) / 1e6)
 
@@ -48,11 +44,7 @@ def train(recipe: Clip) -> None:
         seen, read = F.normalize(seen.float(), dim=-1), F.normalize(read.float(), dim=-1)
         caption_loss = multi_positive(encoder.model.logit_scale.exp() * seen @ read.T, truth.repeat(2, 1))
         view_loss = nt_xent(seen)
-        loop.set_rate(optimizer, recipe, k)
-        optimizer.zero_grad(set_to_none=True)
-        (caption_loss + recipe.self_supervised * view_loss).backward()
-        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        optimizer.step()
+        loop.descend(recipe, k, caption_loss + recipe.self_supervised * view_loss, optimizer, encoder.parameters())
         with torch.no_grad():
             encoder.model.logit_scale.clamp_(0, np.log(100))
         return {"captions": caption_loss.detach(), "views": view_loss.detach()}

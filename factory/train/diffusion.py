@@ -58,11 +58,7 @@ def train(recipe: Diffusion) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16), sdpa_kernel(SDPBackend.MATH):
             velocity = model((1 - at) * x + at * noise, time * 1000, image * keep_image, text * keep_text)
         loss = F.mse_loss(velocity.float(), noise - x)
-        loop.set_rate(optimizer, recipe, k)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        loop.descend(recipe, k, loss, optimizer, model.parameters())
         average.update_parameters(model)
         return {"loss": loss.detach()}
 

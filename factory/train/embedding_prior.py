@@ -62,11 +62,7 @@ def train(recipe: EmbeddingPrior) -> None:
         read = None if texts is None else (texts[rows] * keep[:, None]).to(device)
         velocity = model(scheduler.scale_noise(x, time, noise).to(device), time.to(device), given.to(device), read)
         loss = F.mse_loss(velocity, (noise - x).to(device))
-        loop.set_rate(optimizer, recipe, k)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        loop.descend(recipe, k, loss, optimizer, model.parameters())
         average.update_parameters(model)
         return {"loss": loss.detach()}
 

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,28 @@ def set_rate(optimizer: torch.optim.Optimizer, recipe: Training, step: int) -> N
     share = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))
     for group in optimizer.param_groups:
         group["lr"] = recipe.lr * share
+
+
+def descend(
+    recipe: Training,
+    step: int,
+    loss: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    weights: Iterable[torch.Tensor] = (),
+    most: float = 1.0,
+) -> None:
+    """One step down a loss, at the rate of this step. weights: those whose gradient is cut to a norm of `most`."""
+    set_rate(optimizer, recipe, step)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(weights, most)
+    optimizer.step()
+
+
+def decaying(weights: Iterable[torch.nn.Parameter]) -> list[dict[str, Any]]:
+    """An optimizer's groups of weights: matrices decay, biases and scales do not."""
+    own = list(weights)
+    return [{"params": [p for p in own if p.ndim > 1]}, {"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0}]
 
 
 def _identity(recipe: Training) -> str:

@@ -52,11 +52,7 @@ def train(recipe: Lora) -> None:
         texts = [recipe.prompt.format(label=names[table.labels[row]] if names and table.labels[row] >= 0 else "") for row in some]
         pixels = torch.stack([_pixels(read, row, size, len(table), bool(rng.random() < 0.5)) for row in some])
         loss = loss_of(pixels, texts, rng)
-        loop.set_rate(optimizer, recipe, k)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+        loop.descend(recipe, k, loss, optimizer, weights)
         return {"loss": loss.detach()}
 
     denoiser.train()

@@ -9,10 +9,11 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from factory.files import cache_folder, write_atomically, write_json
 from factory.train.recipe import Streamed
 
 log = logging.getLogger("factory.train")
+Batch = TypeVar("Batch")
 CHUNK = 256  # images decoded, or encoded, at a time
 SYMMETRIES = {"none": (0,), "horizontal": (0, 1), "dihedral": tuple(range(8))}
 ENCODED = 200_000  # images and mirror images that a set is encoded as, where the recipe does not say how many views of each
@@ -49,6 +51,10 @@ class Prepared:
     def labels(self) -> np.ndarray:
         """int32 [N], -1 unlabelled."""
         return self.table.labels[self.rows]
+
+    def batch(self, rows: np.ndarray) -> torch.Tensor:
+        """uint8 [len(rows), C, H, W], in the order of the disk."""
+        return torch.from_numpy(self.pixels[np.sort(rows)])
 
     def chunks(self, size: int = CHUNK) -> Iterator[slice]:
         for start in range(0, len(self), size):
@@ -128,18 +134,17 @@ def transformed(x: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:
     return out
 
 
-class Ahead:
+class Ahead(Generic[Batch]):
     """make(k) for k = first, first + 1, …, one step ahead in a thread."""
 
-    def __init__(self, make: Callable[[int], Sequence[torch.Tensor]]):
+    def __init__(self, make: Callable[[int], Batch]):
         self._make, self._pool = make, ThreadPoolExecutor(1)
-        self._next: tuple[int, object] = (-1, None)
+        self._next: tuple[int, Future[Batch]] | None = None
 
-    def __call__(self, k: int) -> Sequence[torch.Tensor]:
-        number, future = self._next
-        batch = future.result() if number == k else self._make(k)  # type: ignore[attr-defined]
+    def __call__(self, k: int) -> Batch:
+        batch = self._next[1].result() if self._next and self._next[0] == k else self._make(k)
         self._next = (k + 1, self._pool.submit(self._make, k + 1))
-        return batch  # type: ignore[no-any-return]
+        return batch
 
 
 def _read(table: Table, index: int, recipe: Streamed) -> np.ndarray | None:

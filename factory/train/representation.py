@@ -33,48 +33,47 @@ def train(recipe: Representation) -> None:
     network, spec = _tower(recipe, data)
     method = _METHODS[recipe.method](network, int(spec["dim"]), recipe).to(device)
     weights = [p for p in method.parameters() if p.requires_grad]
-    matrices, others = [p for p in weights if p.ndim > 1], [p for p in weights if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(loop.decaying(weights), lr=recipe.lr, weight_decay=recipe.weight_decay)
     views = make_views(recipe, int(spec["size"]))
     log.info("%d images, %.2f M parameters", len(data), sum(p.numel() for p in network.parameters()) / 1e6)
 
-    def read(k: int) -> tuple[torch.Tensor]:
-        rows = loop.rows(recipe, len(data), k)
-        return (torch.from_numpy(data.pixels[np.sort(rows)]),)
-
-    batches = prepared.Ahead(read)
+    batches = prepared.Ahead(lambda k: data.batch(loop.rows(recipe, len(data), k)))
 
     def step(k: int) -> dict[str, torch.Tensor]:
-        (pixels,) = batches(k)
-        x = pixels.to(device).float().div(255).expand(-1, 3, -1, -1)
+        x = batches(k).to(device).float().div(255).expand(-1, 3, -1, -1)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # kornia draws from the global generator
             torch.manual_seed(int(loop.draws(recipe, k).integers(2**62)))
             pair = [prepare(views(x), spec).to(memory_format=torch.channels_last) for _ in range(2)]
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             loss = method(pair[0], pair[1], k)
-        loop.set_rate(optimizer, recipe, k)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 3.0)
-        optimizer.step()
+        loop.descend(recipe, k, loss, optimizer, weights, most=3.0)
         method.after_step()
         return {"loss": loss.detach()}
 
     method.train()
     loop.run(recipe, {"method": method, "optimizer": optimizer}, step)
-    encoder = RepresentationEncoder([spec], int(spec["dim"]))
-    encoder.networks[0].load_state_dict(method.trained().state_dict())
-    encoder = encoder.eval().requires_grad_(False).to(device)
+    encoder = _encoder(method, spec).to(device)
     if recipe.whiten is not None:
-        some = np.linspace(0, len(data) - 1, min(len(data), 20_000)).astype(int)
-        encoder = encoder.fit_whitening(encode_wide(encoder, data, some), recipe.whiten)
+        encoder = whitened(encoder, data, recipe.whiten)
     encoder.save_pretrained(recipe.out)
     accuracy = neighbour_accuracy(encoder, data)
     if accuracy is not None:
         log.info("the class of the nearest other image is an image's own in %.1f%% (labels were not used in training)", 100 * accuracy)
     write_training(recipe, data, {"nearest_neighbour_accuracy": accuracy})
     loop.finish(recipe)
+
+
+def _encoder(method: _Method, spec: dict[str, Any]) -> RepresentationEncoder:
+    """What a method has trained, without its head."""
+    encoder = RepresentationEncoder([spec], int(spec["dim"]))
+    encoder.networks[0].load_state_dict(method.trained().state_dict())
+    return encoder.eval().requires_grad_(False)
+
+
+def whitened(encoder: RepresentationEncoder, data: Prepared, dim: int) -> RepresentationEncoder:
+    """An encoder whose embeddings of this set are uncorrelated, of `dim` numbers; fitted to at most 20,000 of its images."""
+    some = np.linspace(0, len(data) - 1, min(len(data), 20_000)).astype(int)
+    return encoder.fit_whitening(encode_wide(encoder, data, some), dim)
 
 
 def _tower(recipe: Representation, data: Prepared) -> tuple[nn.Module, dict[str, Any]]:

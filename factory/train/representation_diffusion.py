@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from factory.train import loop, prepared
 from factory.train.diffusion import moving_average
 from factory.train.prepared import Prepared
 from factory.train.recipe import RepresentationDiffusion
-from factory.train.representation import encode_wide
+from factory.train.representation import whitened
 from factory.train.summary import write_training
 from factory.train.throughput import Throughput, training_flops
 
@@ -50,89 +51,126 @@ class Arrays:
 
 def train(recipe: RepresentationDiffusion) -> None:
     """Train and write `recipe.out`, a diffusers pipeline folder with its encoder and autoencoder. Raises UserError."""
-    from accelerate import Accelerator
-
-    where = Path(f"{recipe.out}.ckpt")
-    accelerator = Accelerator(
-        mixed_precision="bf16" if recipe.bf16 else "no",
-        gradient_accumulation_steps=recipe.accumulate,
-        log_with=recipe.tracker,
-        project_dir=str(where),
-        cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
-    )
-    if recipe.batch % (accelerator.num_processes * recipe.accumulate):
-        raise UserError(f"batch: {recipe.batch} cannot be shared by {accelerator.num_processes} processes × accumulate {recipe.accumulate}")
+    accelerator = _accelerator(recipe)
     with accelerator.main_process_first():
         data = prepared.prepare(recipe)
         encoder = open_encoder(recipe, data, accelerator.device)
         vae = open_vae(recipe, accelerator.device)
         arrays = read_arrays(recipe, data, encoder, vae)
-    torch.manual_seed(recipe.seed)
-    model = make_model(recipe, encoder, arrays).to(accelerator.device)
-    average = AveragedModel(model, avg_fn=moving_average(recipe.ema))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    scheduler = GaussianPathScheduler(recipe.path, recipe.prediction)
-    reader = Reader(recipe, data, arrays)
-    batches = prepared.Ahead(reader)
-    first = reader.share(reader(0), accelerator.process_index, accelerator.num_processes)[0]
-    pace = Throughput(recipe.accumulate * training_flops(model, *(first[place].to(accelerator.device) for place in (0, 3, 1))))
-    size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
-    if accelerator.is_main_process:
-        log.info("%d images, %d conditions of %d numbers, %s", len(data), arrays.embeds.shape[2], arrays.embeds.shape[3], size)
-    if recipe.tracker:
-        accelerator.init_trackers("training", {"recipe": recipe.model_dump_json()})
+    _Training(recipe, accelerator, data, encoder, vae, arrays).run()
 
-    def step(k: int) -> dict[str, torch.Tensor]:
-        loop.set_rate(optimizer, recipe, k)
-        total = torch.zeros(())
-        with pace.waiting():
-            batch = batches(k)
-        for part in reader.share(batch, accelerator.process_index, accelerator.num_processes):
-            x, embeds, noise, time = (tensor.to(accelerator.device) for tensor in part)
-            with accelerator.accumulate(wrapped), plain_attention(accelerator.device):
-                noisy = scheduler.scale_noise(x, time, noise)
-                with accelerator.autocast():
-                    output = wrapped(noisy, time, embeds)
-                loss = F.mse_loss(output.float(), scheduler.target(x, time, noise))
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            total += loss.detach().cpu() / recipe.accumulate
-        average.update_parameters(model)
-        return {"loss": total}
 
-    def timed(k: int) -> dict[str, torch.Tensor]:
-        with pace.step():
-            return step(k)
+def _accelerator(recipe: RepresentationDiffusion) -> Any:
+    from accelerate import Accelerator
 
-    def pipeline() -> RepresentationDiffusionPipeline:
-        made = RepresentationDiffusionPipeline(average.module, scheduler, encoder, vae, list(recipe.scales), recipe.neighbours)  # type: ignore[arg-type]
+    accelerator = Accelerator(
+        mixed_precision="bf16" if recipe.bf16 else "no",
+        gradient_accumulation_steps=recipe.accumulate,
+        log_with=recipe.tracker,
+        project_dir=f"{recipe.out}.ckpt",
+        cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
+    )
+    if recipe.batch % (accelerator.num_processes * recipe.accumulate):
+        raise UserError(f"batch: {recipe.batch} cannot be shared by {accelerator.num_processes} processes × accumulate {recipe.accumulate}")
+    return accelerator
+
+
+class _Training:
+    """One process of a training."""
+
+    def __init__(
+        self, recipe: RepresentationDiffusion, accelerator: Any, data: Prepared, encoder: RepresentationEncoder, vae: Any, arrays: Arrays
+    ):
+        self.recipe, self.accelerator, self.data, self.encoder, self.vae, self.arrays = recipe, accelerator, data, encoder, vae, arrays
+        torch.manual_seed(recipe.seed)
+        self.model = make_model(recipe, encoder, arrays).to(accelerator.device)
+        self.average = AveragedModel(self.model, avg_fn=moving_average(recipe.ema))
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
+        self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
+        self.scheduler = GaussianPathScheduler(recipe.path, recipe.prediction)
+        self.reader = Reader(recipe, data, arrays)
+        self.batches = prepared.Ahead(self.reader)
+        x, embeds, _, time = next(self._own(self.reader(0)))
+        self.pace = Throughput(recipe.accumulate * training_flops(self.model, x, time, embeds))
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    def run(self) -> None:
+        """Every step that is not done yet, and what is written at the end."""
+        recipe, accelerator = self.recipe, self.accelerator
+        if accelerator.is_main_process:
+            conditions = self.arrays.embeds.shape[2:]
+            size = f"{self.parameters / 1e6:.2f} M parameters"
+            log.info("%d images, %d conditions of %d numbers, %s", len(self.data), *conditions, size)
+        if recipe.tracker:
+            accelerator.init_trackers("training", {"recipe": recipe.model_dump_json()})
+        self.model.train()
+        state = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
+        loop.run(recipe, state, self.step, self.after, accelerator.is_main_process)
+        if recipe.tracker:
+            accelerator.end_training()
+        if accelerator.is_main_process:
+            self._write()
+        accelerator.wait_for_everyone()
+
+    def step(self, k: int) -> dict[str, torch.Tensor]:
+        """Step k of the recipe's; the loss over this process's part of the batch."""
+        with self.pace.step():
+            loop.set_rate(self.optimizer, self.recipe, k)
+            with self.pace.waiting():
+                batch = self.batches(k)
+            losses = [self._descend(*part) for part in self._own(batch)]
+            self.average.update_parameters(self.model)
+            return {"loss": torch.stack(losses).mean()}
+
+    def _own(self, batch: tuple[torch.Tensor, ...]) -> Iterator[tuple[torch.Tensor, ...]]:
+        """This process's part of a batch, in `accumulate` pieces, on its device."""
+        for part in self.reader.share(batch, self.accelerator.process_index, self.accelerator.num_processes):
+            yield tuple(tensor.to(self.accelerator.device) for tensor in part)
+
+    def _descend(self, x: torch.Tensor, embeds: torch.Tensor, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """Add a piece's gradient; with the last piece of a step, go down. Returns the loss, on the CPU."""
+        accelerator = self.accelerator
+        with accelerator.accumulate(self.wrapped), plain_attention(accelerator.device):
+            noisy = self.scheduler.scale_noise(x, time, noise)
+            with accelerator.autocast():
+                output = self.wrapped(noisy, time, embeds)
+            loss = F.mse_loss(output.float(), self.scheduler.target(x, time, noise))
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(self.wrapped.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach().cpu()
+
+    def after(self, done: int, values: dict[str, float]) -> None:
+        """Tell the tracker, and draw samples now and then."""
+        if self.recipe.tracker:
+            self.accelerator.log(values, step=done)
+        if self.accelerator.is_main_process and (done % self.recipe.sample_every == 0 or done == self.recipe.steps):
+            self._samples(Path(f"{self.recipe.out}.samples") / f"{done:07d}.png")
+
+    def _pipeline(self) -> RepresentationDiffusionPipeline:
+        """The averaged model as it is now."""
+        model: Any = self.average.eval().module
+        made = RepresentationDiffusionPipeline(
+            model, self.scheduler, self.encoder, self.vae, list(self.recipe.scales), self.recipe.neighbours
+        )
         made.set_progress_bar_config(disable=True)
         return made
 
-    def after(done: int, values: dict[str, float]) -> None:
-        if recipe.tracker:
-            accelerator.log(values, step=done)
-        if accelerator.is_main_process and (done % recipe.sample_every == 0 or done == recipe.steps):
-            average.eval()
-            write_samples(pipeline(), data, arrays, Path(f"{recipe.out}.samples") / f"{done:07d}.png")
+    def _samples(self, path: Path) -> None:
+        write_samples(self._pipeline(), self.data, self.arrays, path)
 
-    model.train()
-    state = {"model": model, "average": average, "optimizer": optimizer}
-    loop.run(recipe, state, timed, after, accelerator.is_main_process)
-    if recipe.tracker:
-        accelerator.end_training()
-    if accelerator.is_main_process:
-        average.eval()
-        pipeline().save_pretrained(recipe.out)
-        write_samples(pipeline(), data, arrays, recipe.out / "samples.png")
-        facts = {"parameters": sum(p.numel() for p in model.parameters()), "conditions": list(arrays.embeds.shape[2:]), **pace.facts()}
-        write_training(recipe, data, facts)
-        loop.finish(recipe)
-    accelerator.wait_for_everyone()
+    def _write(self) -> None:
+        """The pipeline with samples and a card."""
+        self._pipeline().save_pretrained(self.recipe.out)
+        self._samples(self.recipe.out / "samples.png")
+        conditions = list(self.arrays.embeds.shape[2:])
+        write_training(self.recipe, self.data, {"parameters": self.parameters, "conditions": conditions, **self.pace.facts()})
+        loop.finish(self.recipe)
 
 
 def open_encoder(recipe: RepresentationDiffusion, data: Prepared, device: torch.device) -> RepresentationEncoder:
@@ -145,8 +183,7 @@ def open_encoder(recipe: RepresentationDiffusion, data: Prepared, device: torch.
         return encoder
     if encoder.config.projected:
         raise UserError("whiten: this encoder is whitened already; leave whiten out")
-    some = np.linspace(0, len(data) - 1, min(len(data), 20_000)).astype(int)
-    return encoder.fit_whitening(encode_wide(encoder, data, some), recipe.whiten).to(device)
+    return whitened(encoder, data, recipe.whiten).to(device)
 
 
 def open_vae(recipe: RepresentationDiffusion, device: torch.device) -> Any:
