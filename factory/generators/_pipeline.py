@@ -240,7 +240,8 @@ class OpenDiffusers:
         last = error.__traceback__
         while last is not None and last.tb_next is not None:
             last = last.tb_next
-        if isinstance(error, ValueError) and last is not None and last.tb_frame.f_code.co_name in ("check_inputs", "_check", "__call__"):
+        place = "" if last is None else last.tb_frame.f_code.co_name
+        if isinstance(error, ValueError) and (place == "__call__" or place.lstrip("_").startswith("check")):
             return UserError(f"generator: {type(self._pipe).__name__} refuses its arguments: {error}")
         return None
 

@@ -5,23 +5,19 @@ Learned representation-guided diffusion (Graikos et al. 2024, arXiv 2312.07330);
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 
 from factory import images as pictures
 from factory.models.representation import RepresentationEncoder
+from factory.models.sampling import Callback, Generators, Rows, SamplingPipeline
 from factory.models.scheduler import GaussianPathScheduler
 from factory.models.transformer import PatchTransformer
 
-Generators = torch.Generator | list[torch.Generator] | None
-Rows = torch.Tensor | None
 
-
-class RepresentationDiffusionPipeline(DiffusionPipeline):
+class RepresentationDiffusionPipeline(SamplingPipeline):
     """Variations of images by their embeddings. vae: any autoencoder of diffusers, or None for pixels.
 
     scales: an image becomes the embeddings of its s×s crops, for each s.  neighbours: the model was trained on this many neighbours of an
@@ -35,7 +31,6 @@ class RepresentationDiffusionPipeline(DiffusionPipeline):
     model_cpu_offload_seq: Any = "encoder->transformer->vae"
     _optional_components: Any = ["vae"]  # noqa: RUF012, an instance variable in the base class
     config: Any
-    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
     def __init__(
         self,
@@ -82,7 +77,7 @@ class RepresentationDiffusionPipeline(DiffusionPipeline):
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[..., dict[str, torch.Tensor]] | None = None,
+        callback_on_step_end: Callback = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Make images; without image and image_embeds, unconditional ones.
@@ -103,29 +98,17 @@ class RepresentationDiffusionPipeline(DiffusionPipeline):
         if image is not None and image_embeds is None:
             image_embeds = self.encode_image(image)
         start = None if strength is None else self.encode_latents(image, height, width)
-        counts = {len(one) for one in (image_embeds, start) if one is not None and len(one) > 1}
-        if len(counts) > 1:
-            raise ValueError(f"image and image_embeds have different lengths: {sorted(counts)}")
-        count = counts.pop() if counts else 1
-        if count == 1 and num_images_per_prompt == 1:
-            count = len(latents) if latents is not None else len(generator) if isinstance(generator, list) else 1
-        count *= num_images_per_prompt
-        if image_embeds is not None:
-            image_embeds = _repeat(image_embeds.to(self._execution_device), count)
+        count, (image_embeds, start) = self._batch(num_images_per_prompt, generator, latents, image_embeds, start)
         self.scheduler.set_timesteps(num_inference_steps, self._execution_device, 1.0 if strength is None else float(strength))
-        noise = self.prepare_latents(count, height, width, generator, latents)
         timesteps = self.scheduler.timesteps
-        x = noise if start is None else self.scheduler.scale_noise(_repeat(start, count), timesteps[0], noise)
-        with self.progress_bar(total=len(timesteps)) as bar:
-            for index, timestep in enumerate(timesteps):
-                output = self.predict(x, timestep, image_embeds, guidance_scale)
-                x = self.scheduler.step(output, timestep, x, generator, eta).prev_sample
-                if callback_on_step_end is not None:
-                    x = (callback_on_step_end(self, index, timestep, {"latents": x}) or {}).get("latents", x)
-                bar.update()
-        self.maybe_free_model_hooks()
-        images: Any = x if output_type == "latent" else self.to_output(self.decode(x), output_type)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        noise = self.prepare_latents(count, height, width, generator, latents)
+        x = noise if start is None else self.scheduler.scale_noise(start, timesteps[0], noise)
+
+        def step(_: int, timestep: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            output = self.predict(x, timestep, image_embeds, guidance_scale)
+            return self.scheduler.step(output, timestep, x, generator, eta).prev_sample
+
+        return self._output(self._denoised(x, timesteps, step, callback_on_step_end), output_type, return_dict)
 
     def predict(self, x: torch.Tensor, timestep: torch.Tensor, embeds: Rows, guidance: float) -> torch.Tensor:
         """The model's (guided) output, float32; guidance denoises every row twice in one batch, without and with its condition."""
@@ -150,37 +133,12 @@ class RepresentationDiffusionPipeline(DiffusionPipeline):
         ready = [torch.tensor(pictures.fit(one, height, width)).permute(2, 0, 1) for one in pictures.from_output(image)]
         return to_latents(self.vae, torch.stack(ready).to(self._execution_device), self.transformer.config.in_channels)
 
-    def prepare_latents(self, count: int, height: int, width: int, generator: Generators, latents: Rows = None) -> torch.Tensor:
-        """Noise, float32 [count, C, h, w]."""
-        shape = (count, self.transformer.config.in_channels, height // self.factor, width // self.factor)
-        if latents is None:
-            return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
-        if tuple(latents.shape) != shape:
-            raise ValueError(f"latents must have shape {shape}, not {tuple(latents.shape)}")
-        return latents.to(self._execution_device, torch.float32)
-
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (or pixels) -> float32 [N, 3, H, W] in [0, 1]."""
         if self.vae is not None:
             shift, scale = latent_scale(self.vae)
             latents = self.vae.decode((latents / scale + shift).to(self.vae.dtype), return_dict=False)[0]
-        return (latents.float() / 2 + 0.5).clamp(0, 1).expand(-1, 3, -1, -1)
-
-    def to_output(self, x: torch.Tensor, output_type: str) -> Any:
-        """[N, 3, H, W] in [0, 1] -> images of the output type."""
-        if output_type == "pt":
-            return x
-        array = x.permute(0, 2, 3, 1).cpu().numpy()
-        return array if output_type == "np" else [pictures.to_pil(one) for one in pictures.from_output(array)]
-
-    def _check(self, image: Any, strength: float | None, height: int, width: int, output_type: str) -> None:
-        step = self.transformer.config.patch * self.factor
-        if height % step or width % step:
-            raise ValueError(f"height and width must be multiples of {step}, not {height}×{width}")
-        if strength is not None and (image is None or not 0 < strength <= 1):
-            raise ValueError(f"strength needs an image and lies in (0, 1], not {strength}")
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f"output_type is 'pil', 'np', 'pt' or 'latent', not {output_type!r}")
+        return super().decode(latents)
 
 
 def latent_scale(vae: Any) -> tuple[float, float]:
@@ -200,7 +158,3 @@ def to_latents(vae: Any, pixels: torch.Tensor, channels: int) -> torch.Tensor:
     found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
     shift, scale = latent_scale(vae)
     return (found.float() - shift) * scale
-
-
-def _repeat(rows: torch.Tensor, count: int) -> torch.Tensor:
-    return rows.repeat_interleave(count // len(rows), dim=0)

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from diffusers.utils.torch_utils import randn_tensor
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from factory import images as pictures
 from factory.models.clip import ClipEncoder
+from factory.models.sampling import Callback, Generators, Rows, SamplingPipeline, repeat
 from factory.models.transformer import PatchTransformer
 
-Generators = torch.Generator | list[torch.Generator] | None
-Rows = torch.Tensor | None
 
-
-class EmbeddingDiffusionPipeline(DiffusionPipeline):
+class EmbeddingDiffusionPipeline(SamplingPipeline):
     """A rectified flow in pixel space, guided by CLIP embeddings of images (as in unCLIP, Ramesh et al. 2022) and of text."""
 
     transformer: PatchTransformer
     scheduler: Any
     clip: ClipEncoder
     model_cpu_offload_seq: Any = "clip->transformer"
-    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
     def __init__(self, transformer: PatchTransformer, scheduler: FlowMatchEulerDiscreteScheduler, clip: ClipEncoder):
         super().__init__()
@@ -54,7 +49,7 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[..., dict[str, torch.Tensor]] | None = None,
+        callback_on_step_end: Callback = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Make images; every condition may be left out, and those given are combined.
@@ -78,7 +73,8 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         height, width = height or side, width or side
         if mask_image is not None and strength is None:
             strength = 1.0
-        self._check(prompt, image, image_embeds, prompt_embeds, strength, height, width, output_type)
+        self._check(image, strength, height, width, output_type)
+        self._check_conditions(prompt, image, image_embeds, prompt_embeds, strength)
         if prompt is not None:
             prompt_embeds = self.encode_prompt(prompt)
         if image is not None and strength is None:
@@ -92,20 +88,15 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         conditions = self._conditions(count, image_embeds, prompt_embeds, negative, guided)
         timesteps = self._schedule(num_inference_steps, strength)
         noise = self.prepare_latents(count, height, width, generator, latents)
-        latents = self._noised(noise, start, 0)
-        repaint = None if mask_image is None else _repeat(self.prepare_mask(mask_image, height, width), count)
-        with self.progress_bar(total=len(timesteps)) as bar:
-            for index, timestep in enumerate(timesteps):
-                velocity = self._velocity(latents, timestep, conditions, guidance_scale if guided else None)
-                latents = self.scheduler.step(velocity.float(), timestep, latents, return_dict=False)[0]
-                if repaint is not None:
-                    latents = torch.where(repaint, latents, self._noised(noise, start, index + 1))
-                if callback_on_step_end is not None:
-                    latents = (callback_on_step_end(self, index, timestep, {"latents": latents}) or {}).get("latents", latents)
-                bar.update()
-        self.maybe_free_model_hooks()
-        images: Any = latents if output_type == "latent" else self.decode(latents, output_type)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        repaint = None if mask_image is None else repeat(self.prepare_mask(mask_image, height, width), count)
+
+        def step(number: int, timestep: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            velocity = self._velocity(x, timestep, conditions, guidance_scale if guided else None)
+            x = self.scheduler.step(velocity.float(), timestep, x, return_dict=False)[0]
+            return x if repaint is None else torch.where(repaint, x, self._noised(noise, start, number + 1))
+
+        made = self._denoised(self._noised(noise, start, 0), timesteps, step, callback_on_step_end)
+        return self._output(made, output_type, return_dict)
 
     def encode_prompt(
         self, prompt: str | list[str], device: torch.device | str | None = None, num_images_per_prompt: int = 1
@@ -138,15 +129,6 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         ready = [torch.tensor(one[None, None, :, :, 0]).float() for one in pictures.from_output(mask_image)]
         return torch.cat([F.interpolate(one, (height, width), mode="nearest") for one in ready]).to(self._execution_device) > 127
 
-    def prepare_latents(self, count: int, height: int, width: int, generator: Generators, latents: torch.Tensor | None) -> torch.Tensor:
-        """Noise, float32 [count, C, height, width]."""
-        shape = (count, self.transformer.config.in_channels, height, width)
-        if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
-        elif tuple(latents.shape) != shape:
-            raise ValueError(f"latents must have shape {shape}, not {tuple(latents.shape)}")
-        return latents.to(self._execution_device, torch.float32)
-
     def _noised(self, noise: torch.Tensor, start: Rows, step: int) -> torch.Tensor:
         """The start image at the noise level of a step of the schedule; without one, the noise."""
         level = self.scheduler.sigmas[step].to(noise.device)
@@ -168,14 +150,6 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         named = {f"transformer.{name}": tensor for name, tensor in transformer_lora_layers.items()}
         save_file(named, folder / "pytorch_lora_weights.safetensors", metadata={"format": "pt"})
 
-    def decode(self, latents: torch.Tensor, output_type: str) -> Any:
-        """[N, C, H, W] in [-1, 1] -> RGB images of the output type."""
-        x = (latents.float() / 2 + 0.5).clamp(0, 1).expand(-1, 3, -1, -1)
-        if output_type == "pt":
-            return x
-        array = x.permute(0, 2, 3, 1).cpu().numpy()
-        return array if output_type == "np" else [pictures.to_pil(one) for one in pictures.from_output(array)]
-
     def _velocity(self, latents: torch.Tensor, timestep: torch.Tensor, conditions: dict[str, Rows], guidance: float | None) -> torch.Tensor:
         """The (guided) velocity; guidance denoises every row twice in one batch, without and with its condition."""
         x = latents.to(self.transformer.dtype)
@@ -193,7 +167,7 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
             return given
         if negative is not None:
             given["prompt_embeds"] = negative.new_zeros(count, negative.shape[1]) if prompt_embeds is None else prompt_embeds
-            without = {"prompt_embeds": _repeat(negative, count)}
+            without = {"prompt_embeds": repeat(negative, count)}
         else:
             without = {}
         pairs = {name: (without.get(name, torch.zeros_like(rows)), rows) for name, rows in given.items() if rows is not None}
@@ -206,41 +180,8 @@ class EmbeddingDiffusionPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(sigmas=np.linspace(top, top / steps, steps).tolist(), device=self._execution_device)
         return self.scheduler.timesteps
 
-    def _batch(self, copies: int, generator: Generators, latents: Rows, *rows: Rows) -> tuple[int, list[Rows]]:
-        """How many images, and every input with so many rows."""
-        counts = {len(one) for one in rows if one is not None and len(one) > 1}
-        if len(counts) > 1:
-            raise ValueError(f"prompt, image and embeddings have different lengths: {sorted(counts)}")
-        count = counts.pop() if counts else 1
-        if count == 1 and copies == 1:
-            count = len(latents) if latents is not None else len(generator) if isinstance(generator, list) else 1
-        count *= copies
-        return count, [None if one is None else _repeat(one.to(self._execution_device), count) for one in rows]
-
-    def _check(
-        self,
-        prompt: Any,
-        image: Any,
-        image_embeds: Any,
-        prompt_embeds: Any,
-        strength: float | None,
-        height: int,
-        width: int,
-        output_type: str,
-    ) -> None:
-        patch = self.transformer.config.patch
-        if height % patch or width % patch:
-            raise ValueError(f"height and width must be multiples of {patch}, not {height}×{width}")
+    def _check_conditions(self, prompt: Any, image: Any, image_embeds: Rows, prompt_embeds: Rows, strength: float | None) -> None:
         if prompt is not None and prompt_embeds is not None:
             raise ValueError("prompt and prompt_embeds say the same thing; pass one of them")
-        if strength is not None and (image is None or not 0 < strength <= 1):
-            raise ValueError(f"strength needs an image and lies in (0, 1], not {strength}")
         if image is not None and strength is None and image_embeds is not None:
             raise ValueError("image and image_embeds both ask for a variation; pass one of them, or a strength to start from the image")
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f"output_type is 'pil', 'np', 'pt' or 'latent', not {output_type!r}")
-
-
-def _repeat(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """[N, …] -> [count, …], each row as often as its neighbours; count is a multiple of N."""
-    return rows.repeat_interleave(count // len(rows), dim=0)
