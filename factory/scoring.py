@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -114,25 +114,28 @@ def seen(columns: Columns, count: int) -> np.ndarray:
     return np.asarray(columns[SCORED], bool) if SCORED in columns else np.ones(count, bool)
 
 
-def lacking(recipe: Scored, scores: Mapping[str, Columns], count: int, faulty: np.ndarray) -> np.ndarray:
-    """bool [N]: rows that some filter should have scored by the recipe's rules and has not. faulty: rows that no filter sees."""
+def lacking(recipe: Scored, scores: Mapping[str, Columns], readable: np.ndarray) -> np.ndarray:
+    """bool [N]: rows that some filter should have scored by the recipe's rules and has not. readable: bool [N], those that filters see."""
+    count = len(readable)
     missing = np.zeros(count, bool)
     alive: list[np.ndarray] = []
     for f, after in zip(recipe.filters, recipe.cascade(), strict=True):
-        alive.append(reached(after, alive, recipe.filters, scores, count) & ~faulty)
+        alive.append(reached(after, alive, recipe.filters, scores, count) & readable)
         missing |= alive[-1] & ~seen(scores[f.identity()], count)
     return missing
 
 
-def is_complete(recipe: Scored, store: Store, shard: str, count: int, faulty: np.ndarray | None = None) -> bool:
-    """Whether every filter has seen every row of a stored shard that it should; nothing but names is read where no filter is partial."""
+def is_complete(recipe: Scored, store: Store, shard: str, readable: Callable[[], np.ndarray]) -> bool:
+    """Whether every filter has seen every row of a stored shard that it should; nothing but names is read where no filter is partial.
+
+    readable: finds the rows of the shard that filters see, bool [N].
+    """
     identities = {f.identity() for f in recipe.filters}
     if not all(store.has_scores(shard, identity) for identity in identities):
         return False
     if not any(store.is_partial(shard, identity) for identity in identities):
         return True
-    known = store.shard_scores(shard, recipe.filters)
-    return not lacking(recipe, known, count, np.zeros(count, bool) if faulty is None else faulty).any()
+    return not lacking(recipe, store.shard_scores(shard, recipe.filters), readable()).any()
 
 
 def _merged(old: Columns, fresh: Columns, rows: np.ndarray, have: np.ndarray) -> Columns:

@@ -172,7 +172,7 @@ class Maker:
 
     def is_scored(self, shard: Shard) -> bool:
         """Whether every filter has seen every row of a shard that it should."""
-        return scoring.is_complete(self.recipe, self.store, shard.name, len(shard))
+        return scoring.is_complete(self.recipe, self.store, shard.name, lambda: np.ones(len(shard), bool))
 
     def _rescore(self, shard: Shard) -> None:
         """Scores for filters that were added after the shard was made, over the same batches; no image is generated."""

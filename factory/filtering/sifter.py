@@ -48,13 +48,12 @@ def is_done(recipe: FilterRecipe, store: Store, cut: Cut) -> bool:
     """Whether a shard is whole, and every filter has seen the rows that it should."""
     if not store.is_made(cut.name, len(cut) if cut.stop >= 0 else None):
         return False
-    rows = store.mark(cut.name)["rows"]
-    return scoring.is_complete(recipe, store, cut.name, rows) or scoring.is_complete(recipe, store, cut.name, rows, _faulty(store, cut))
+    return scoring.is_complete(recipe, store, cut.name, lambda: _readable(store, cut))
 
 
-def _faulty(store: Store, cut: Cut) -> np.ndarray:
-    """bool [N]: rows of a stored shard that could not be read."""
-    return np.array([bool(fault) for fault in store.read_shard(cut.name, ["fault"])["fault"].to_pylist()], bool)
+def _readable(store: Store, cut: Cut) -> np.ndarray:
+    """bool [N]: rows of a stored shard that could be read."""
+    return np.array([not fault for fault in store.read_shard(cut.name, ["fault"])["fault"].to_pylist()], bool)
 
 
 @dataclass
@@ -153,10 +152,10 @@ class Sifter:
 
     def _asked(self, cut: Cut, known: dict[str, Columns]) -> np.ndarray:
         """bool [N]: rows of a stored shard that lack a score."""
-        faulty = _faulty(self.store, cut)
+        readable = _readable(self.store, cut)
         if len(known) < len({f.identity() for f in self.recipe.filters}):
-            return ~faulty
-        return scoring.lacking(self.recipe, known, len(faulty), faulty)
+            return readable
+        return scoring.lacking(self.recipe, known, readable)
 
     # ---- score
 
