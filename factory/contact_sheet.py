@@ -1,7 +1,8 @@
-"""Real parents beside their synthetic children, as one picture."""
+"""Real parents beside their synthetic children, or plain images, as one picture."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from factory.files import write_atomically
 from factory.store import Store
 
 CLASSES, GROUPS = 12, 5  # rows and parent-child groups per row at most
+COLUMNS = 8  # of images without parents
 CELL, GAP, MARGIN, LABEL = 72, 4, 16, 120
 PAPER, INK, QUIET, REAL = (250, 250, 248), (30, 30, 30), (120, 120, 120), (214, 120, 40)
 
@@ -70,12 +72,8 @@ def draw(classes: dict[str, list[Group]], title: str) -> Image.Image:
     group_width = (most + 1) * (CELL + GAP) + 3 * GAP
     width = 2 * MARGIN + LABEL + GROUPS * group_width
     height = 2 * MARGIN + 34 + len(classes) * (CELL + 2 * GAP)
-    sheet = Image.new("RGB", (width, height), PAPER)
-    pen = ImageDraw.Draw(sheet)
     legend = "orange frame: real parent   no frame: synthetic child" if most else "synthetic images"
-    left = width - MARGIN - pen.textlength(legend, ImageFont.load_default(13))
-    pen.text((left, MARGIN), legend, QUIET, ImageFont.load_default(13))
-    pen.text((MARGIN, MARGIN - 4), _shortened(title, left - 2 * MARGIN, ImageFont.load_default(18)), INK, ImageFont.load_default(18))
+    sheet, pen = _sheet(width, height, title, legend)
     for row, (name, own) in enumerate(classes.items()):
         y = MARGIN + 34 + row * (CELL + 2 * GAP)
         pen.text((MARGIN, y + CELL // 2 - 8), name[:16], INK, ImageFont.load_default(13))
@@ -87,6 +85,33 @@ def draw(classes: dict[str, list[Group]], title: str) -> Image.Image:
                 x += CELL + GAP
             sheet.paste(thumbnail(child), (x, y))
     return sheet
+
+
+def grid(groups: Sequence[tuple[str, str, Sequence[np.ndarray]]], title: str, legend: str) -> Image.Image:
+    """(name, note, images, all uint8 [H, W, 3]) of each group, in lines of eight images, as many as it takes."""
+    lines = [-(-len(own) // COLUMNS) for _, _, own in groups]
+    columns = min(COLUMNS, max(5, *(len(own) for _, _, own in groups)))  # the title needs five
+    sheet, pen = _sheet(2 * MARGIN + LABEL + columns * (CELL + GAP), 2 * MARGIN + 34 + sum(lines) * (CELL + GAP), title, legend)
+    y = MARGIN + 34
+    for (name, note, own), count in zip(groups, lines, strict=True):
+        font = ImageFont.load_default(13)
+        pen.text((MARGIN, y + CELL // 2 - 16), _shortened(name, LABEL - GAP, font), INK, font)
+        pen.text((MARGIN, y + CELL // 2 + 2), _shortened(note, LABEL - GAP, font), QUIET, font)
+        for place, image in enumerate(own):
+            line, column = divmod(place, COLUMNS)
+            sheet.paste(thumbnail(image), (MARGIN + LABEL + column * (CELL + GAP), y + line * (CELL + GAP)))
+        y += count * (CELL + GAP)
+    return sheet
+
+
+def _sheet(width: int, height: int, title: str, legend: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    """Paper with a title and, at its right end, a legend."""
+    sheet = Image.new("RGB", (width, height), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    left = width - MARGIN - pen.textlength(legend, ImageFont.load_default(13))
+    pen.text((left, MARGIN), legend, QUIET, ImageFont.load_default(13))
+    pen.text((MARGIN, MARGIN - 4), _shortened(title, left - 2 * MARGIN, ImageFont.load_default(18)), INK, ImageFont.load_default(18))
+    return sheet, pen
 
 
 def thumbnail(image: np.ndarray, side: int = CELL) -> Image.Image:

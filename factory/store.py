@@ -5,7 +5,7 @@ rounds/00.json                 which stretch of every class's sequence a round a
 shards/00-00003.parquet        images and provenance        marks/00-00003.json   the shard is whole
 scores/<filter>/00-00003.parquet                            one folder per filter identity
 scores/<filter>/all.parquet    the same, joined when the build is complete, so that selecting reads one file
-rows.parquet  selection.parquet  report.json  contact_sheet.png  dataset/
+rows.parquet  selection.parquet  report.json  contact_sheet.png  refused.png  dataset/
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 import jsonschema
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +23,9 @@ from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 from ruamel.yaml import YAML
 
 from factory import filtering, schema, store
+from factory.contact_sheet import CELL, GAP, LABEL, MARGIN, PAPER
 from factory.errors import RecipeError, UserError
+from factory.filtering import samples, sheets
 from factory.reselect import run as reselect
 from tests import corpora
 from tests.conftest import ROOT
@@ -270,6 +273,51 @@ def test_a_finished_run_scores_nothing_again_and_a_changed_corpus_is_noticed(tmp
     (tmp_path / "moved" / "dark" / "new.png").write_bytes(corpora.picture(3))
     with pytest.raises(UserError, match=r"the corpus changed since .* at shard 00000"):
         sift(tmp_path, corpus=corpus.replace("corpus", "moved"), filters=filters)
+
+
+# ---- pictures
+
+
+def greys(sheet: Path) -> list[int]:
+    """What stands in the middle of each cell of a contact sheet, paper left out."""
+    left, top, step = MARGIN + LABEL + CELL // 2, MARGIN + 34 + CELL // 2, CELL + GAP
+    pixels = np.asarray(PIL.Image.open(sheet))
+    cells = pixels[top::step, left::step][: (pixels.shape[0] - top) // step + 1].reshape(-1, 3)
+    return [int(cell[0]) for cell in cells if tuple(cell) != PAPER]
+
+
+def test_kept_and_refused_images_are_shown_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = corpora.parquet(tmp_path / "c" / "a.parquet", 40)
+    rows = pq.read_table(file).to_pylist()
+    rows[8]["photo"] = b"damaged"
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    corpus = f"{{dataset: {tmp_path}/c, image: photo, label: kind}}"
+    sift(tmp_path, corpus=corpus, filters="[{kind: tests.corpora.Brightness, min: 100}, {kind: tests.corpora.Brightness, max: 220}]")
+    values = [v for i, v in enumerate(corpora.values(40)) if i != 8]
+    kept, refused = tmp_path / "run" / "contact_sheet.png", tmp_path / "run" / "refused.png"
+    shown = greys(kept)
+    dark, light = ([v for v in values if low <= v <= high] for low, high in ((100, 127), (128, 220)))
+    assert sorted(shown[: len(dark)]) == sorted(dark) and sorted(shown[len(dark) :]) == sorted(light)  # a line for each class
+    low, high = [v for v in values if v < 100], [v for v in values if v > 220]
+    lines = greys(refused)
+    assert len(lines) == 8 + min(8, len(high)) and set(lines[:8]) <= set(low) and set(lines[8:]) <= set(high)
+    before = kept.read_bytes()
+    reselect(tmp_path / "run", None, ["filters[0].min=160"], False)
+    assert kept.read_bytes() == before, "the corpus is not read again"
+    reselect(tmp_path / "run", None, ["filters[0].min=160"], True)
+    assert set(greys(kept)) == {v for v in values if 160 <= v <= 220}
+
+    def gone(*_: Any) -> Any:
+        raise OSError("the network is down")
+
+    monkeypatch.setattr(samples, "read", gone)
+    report = sift(tmp_path, corpus=corpus)
+    assert report["kept"] > 0 and not kept.exists() and not refused.exists() and "the network is down" in caplog.text
+
+
+def test_a_large_corpus_is_looked_into_and_not_read_whole() -> None:
+    near = sheets._near([slice(1000 * i, 1000 * (i + 1)) for i in range(50)])
+    assert len(near) <= sheets.LOOK and set(near // 1000) >= {0, 49} and len(set(near // 1000)) == sheets.SHARDS
 
 
 # ---- cascades and selecting

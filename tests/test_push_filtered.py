@@ -59,7 +59,10 @@ def test_a_filtered_corpus_is_pushed_privately_and_loaded(hub: Hub, ada: Client,
     ]
     for path in (home / "run" / "dataset" / "data").iterdir():
         assert hub.read("ada/greys", f"data/{path.name}") == path.read_bytes()
-    assert {f"provenance/{facts['plan']}/{name}" for name in ("recipe.yaml", "plan.json", "facts.json")} <= set(repo.tree)
+    own = f"provenance/{facts['plan']}"
+    assert {f"{own}/{name}" for name in ("recipe.yaml", "plan.json", "facts.json", "contact_sheet.png")} <= set(repo.tree)
+    assert f"({own}/contact_sheet.png)" in hub.read("ada/greys", "README.md").decode()
+    assert (home / "run" / "refused.png").exists() and not any("refused" in path for path in repo.tree)
     found = ada.python(
         "import datasets, json, numpy\n"
         "rows = datasets.load_dataset('ada/greys', split='train')\n"

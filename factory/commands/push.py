@@ -31,7 +31,9 @@ def command(
     licence: Annotated[
         str | None, typer.Option("--license", help="The images' licence for the card, such as cc0-1.0.", show_default=False)
     ] = None,
-    pictures: Annotated[bool, typer.Option(help="With the contact sheet, which shows real parents beside their children.")] = True,
+    pictures: Annotated[
+        bool, typer.Option(help="With the contact sheet: real parents beside their children, or kept images of a corpus.")
+    ] = True,
     accept_memorisation: Annotated[
         bool, typer.Option("--accept-memorisation", help="Push although an evaluation's gate did not pass; the card will say so.")
     ] = False,

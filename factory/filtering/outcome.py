@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from factory import assemble, select
-from factory.filtering import dataset, index, report
+from factory.filtering import dataset, index, report, sheets
 from factory.filtering.progress import Progress
 from factory.filtering.recipe import FilterRecipe
 from factory.filtering.rows import Rows, collect, collected
@@ -44,9 +44,14 @@ def reselect(recipe: FilterRecipe, store: Store, export: bool) -> dict[str, Any]
 
 
 def leave(recipe: FilterRecipe, store: Store, rows: Rows, selection: Selection, export: bool | None = None) -> None:
-    """Write what the recipe keeps: selection.parquet, and kept.parquet, dataset/ or both."""
+    """Write what the recipe keeps: selection.parquet, and kept.parquet, dataset/ or both, with pictures of them.
+
+    export: whether to read the corpus again for new shards; None, as the recipe says.
+    """
     index.write_selection(store, rows, selection)
     if recipe.keep in ("index", "both"):
         index.write_kept(recipe, store, rows, selection)
     if export or (export is None and recipe.keep in ("dataset", "both")):
         dataset.export(recipe, store, rows, selection)
+    if export is not False:
+        sheets.write(recipe, store, rows, selection)

@@ -11,6 +11,7 @@ import numpy as np
 
 from factory import select
 from factory.files import write_json
+from factory.filtering import sheets
 from factory.filtering.progress import Progress
 from factory.filtering.recipe import FilterRecipe
 from factory.filtering.rows import Rows
@@ -80,6 +81,8 @@ def summary(value: dict[str, Any], recipe: FilterRecipe, out: Path) -> str:
         lines.append(f"index      {out / 'kept.parquet'}")
     if recipe.keep in ("dataset", "both"):
         lines.append(f"dataset    {out / 'dataset'}   open it: datasets.load_dataset({str(out / 'dataset')!r})")
+    pictures = [str(out / name) for name in (sheets.KEPT, sheets.REFUSED) if (out / name).exists()]
+    lines += [f"pictures   {', '.join(pictures)}"] if pictures else []
     return "\n".join([*lines, f"numbers    {out / 'report.json'}"])
 
 

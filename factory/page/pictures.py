@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -16,12 +15,10 @@ from PIL import Image
 from factory import images
 from factory.contracts import Table
 from factory.errors import Undecodable, UserError
-from factory.filtering import catalogue
-from factory.filtering.reading import stored
+from factory.filtering import samples
 from factory.filtering.recipe import FilterRecipe
 from factory.page.facts import Run
 from factory.recipe import Recipe
-from factory.records import Found
 
 SIDE = 128  # pixels; shown at about half of that, so that they are sharp on fine screens
 FAMILIES = 16  # parents with a child
@@ -80,7 +77,7 @@ def album(run: Run, rows: np.ndarray) -> Album:
     if isinstance(run.recipe, Recipe):
         records = run.store.records(run.shards.names, wanted, ["id", "image", "prompt", "parent_rows"])
     else:
-        records, note = _found(run, run.recipe, starts, wanted)
+        records, note = _found(run, run.recipe, wanted)
     return Album(
         _children(run, families, records, table, room),
         _children(run, shown[1], records, None, room),
@@ -116,30 +113,15 @@ def _table(recipe: Recipe, run: Run) -> tuple[Table | None, str]:
     return table, ""
 
 
-def _found(run: Run, recipe: FilterRecipe, starts: np.ndarray, rows: np.ndarray) -> tuple[dict[int, dict[str, Any]], str]:
+def _found(run: Run, recipe: FilterRecipe, rows: np.ndarray) -> tuple[dict[int, dict[str, Any]], str]:
     """The same of a corpus, read where it stands; and why there is nothing, or an empty text."""
     found: dict[int, dict[str, Any]] = {}
-    place = np.searchsorted(starts, rows, side="right") - 1
     try:
-        cuts = {cut.name: cut for cut in catalogue.read(run.store.folder / "corpus")}
-        reader = recipe.corpus.open(run.store.folder / "corpus", ())
-        for shard in np.unique(place):
-            own = set((rows[place == shard] - starts[shard]).tolist())
-            for offset, row in enumerate(itertools.islice(reader.read(cuts[run.shards.names[shard]]), max(own) + 1)):
-                if offset in own:
-                    record: dict[str, Any] = {"id": row.id, "image": _bytes(row), "prompt": row.caption, "parent_rows": []}
-                    found[int(starts[shard]) + offset] = record
+        for number, row, data in samples.read(recipe, run.store, run.shards.names, rows):
+            found[number] = {"id": row.id, "image": data, "prompt": row.caption, "parent_rows": []}
     except (UserError, OSError) as error:
         return found, f"The corpus could not be read, so its pictures are not shown. {error}"
     return found, ""
-
-
-def _bytes(row: Found) -> bytes:
-    """A row's file; empty, which is no picture, where it has none."""
-    try:
-        return b"" if row.fault else stored(row.image)
-    except Undecodable:
-        return b""
 
 
 def _children(run: Run, rows: np.ndarray, records: dict[int, dict[str, Any]], table: Table | None, room: _Room) -> list[Child]:

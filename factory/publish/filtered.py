@@ -13,7 +13,9 @@ def card(parts: Sequence[dict[str, Any]], size: int, place: str) -> str:
     """The card of one such dataset, or of several in one repository; arguments are those of `dataset_card.card`."""
     first, several = parts[0], len(parts) > 1
     rows, read = sum(part["rows"] for part in parts), sum(part["read"] for part in parts)
-    pictures = [f"![Some of the images]({PROVENANCE}/{part['plan']}/contact_sheet.png)\n" for part in parts if part.get("pictures")]
+    pictures = [
+        f"![Some of the images that were kept]({PROVENANCE}/{part['plan']}/contact_sheet.png)\n" for part in parts if part.get("pictures")
+    ]
     measured = [
         sections.title(part, several) + evaluated.text(part.get("evaluation"), part.get("accepted", ""))
         for part in parts
