@@ -12,6 +12,7 @@ import pytest
 
 from factory.contracts import NEEDS
 from factory.errors import UserError
+from factory.generators import _reference
 from factory.generators.diffusers import Diffusers
 from factory.records import Inputs
 from tests import tiny_families, tiny_pipelines
@@ -101,6 +102,12 @@ def test_the_size_of_an_edited_image_is_the_recipes_else_its_own(family: Callabl
     one = replace(asked({"text", "reference"}, 0), images=(picture(1, 40)[:26],))
     for settings, shape in (({}, (24, 40, 3)), (SMALL, (32, 32, 3))):
         assert Diffusers(model=str(family("instruct_pix2pix")), steps=1, **settings).open("cpu").generate([1], [one])[0].shape == shape
+
+
+def test_an_image_that_is_edited_is_never_smaller_than_the_result(family: Callable[[str], Path]) -> None:
+    pipe = Diffusers(model=str(family("flux_kontext"))).open("cpu").base
+    assert _reference.arguments(pipe, picture(1, 40)[:10], 40, 40)["image"].size == (80, 20)
+    assert _reference.arguments(pipe, picture(1, 40), 16, 16)["image"].size == (40, 40), "what is larger is left to the pipeline"
 
 
 def test_an_image_is_needed_where_the_call_needs_one(family: Callable[[str], Path]) -> None:

@@ -412,6 +412,7 @@ def test_unknown_classes_are_named_and_never_guessed(folder: Callable[[str], Pat
         ("unclip", {"image"}, "cannot start from an image: its `image` is no initial image"),
         ("unclip", {"text"}, "steered by image embeddings, and the condition gives no image_embedding"),
         ("ddpm", {"text"}, "takes no prompt; it can take: nothing"),
+        ("stable_diffusion_inpaint", {"text"}, "repaints a part of an image, and the condition gives no mask; use condition: inpaint"),
         ("dit", set(), "makes images of a class, and the condition gives no class_label"),
         ("lumina2", {"image"}, "no image-to-image sibling"),
         ("stable_diffusion_depth_and_colour", {"text"}, "LDM3DPipeline makes rgb, depth, nsfw_content_detected, not images"),
@@ -487,9 +488,40 @@ def test_pipelines_that_refuse_lists_get_one_generator(folder: Callable[[str], P
         return original(self, batch, channels, height, width, dtype, device, generator, latents)
 
     monkeypatch.setattr(found, "prepare_latents", prepare_latents)
+    pipe = opened(folder("stable_diffusion"), {"text"})
     images = pipe.generate([1, 2], inputs())
     assert pipe.alone == "the pipeline refuses a list of generators"
     assert np.abs(images[0].astype(int) - listed[0].astype(int)).max() <= 1
+
+
+def test_pipelines_that_take_no_lists_get_one_prompt_a_call(folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = opened(folder("stable_diffusion"), {"text"})
+    listed = pipe.generate([1, 2], inputs())
+    found = type(pipe._pipe)
+    original = found.check_inputs
+
+    def check_inputs(self: Any, prompt: Any, *rest: Any, **more: Any) -> Any:
+        if not isinstance(prompt, str):
+            raise ValueError("`prompt` has to be of type `str`")
+        return original(self, prompt, *rest, **more)
+
+    monkeypatch.setattr(found, "check_inputs", check_inputs)
+    pipe = opened(folder("stable_diffusion"), {"text"})
+    images = pipe.generate([1, 2], inputs())
+    assert pipe.alone == "the pipeline cannot make a batch" and pipe.bare
+    assert np.abs(images[0].astype(int) - listed[0].astype(int)).max() <= 1
+
+
+def test_what_fails_however_it_is_called_is_told_once_and_changes_nothing(
+    folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = opened(folder("stable_diffusion_inpaint"), {"text", "image"}, steps=4)  # the denoiser wants nine channels, and gets four
+    with pytest.raises(UserError, match=r"StableDiffusionImg2ImgPipeline failed over RuntimeError: .* 9 channels.*\.py:\d+\); try other"):
+        pipe.generate([1, 2], inputs(images=1, strength=0.5))
+    assert pipe.alone is None and not pipe.bare
+    monkeypatch.setattr(pipe, "_arguments", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pipe.generate([1], inputs(1, images=1, strength=0.5))
 
 
 def test_memory_that_runs_out_is_the_users_to_mend(folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,7 +538,7 @@ def test_memory_that_runs_out_is_the_users_to_mend(folder: Callable[[str], Path]
         raise RuntimeError("a fault of the model")
 
     monkeypatch.setattr(pipe._pipe.unet, "forward", broken)
-    with pytest.raises(RuntimeError, match="a fault of the model"):
+    with pytest.raises(UserError, match="failed over RuntimeError: a fault of the model"):
         pipe.generate([1, 2], inputs())
 
 
@@ -562,6 +594,14 @@ def test_models_that_are_not_there_are_one_line(folder: Callable[[str], Path], t
     (path / "model_index.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         Diffusers(model=str(path)).open("cpu")
+
+
+def test_weights_that_are_cut_short_are_one_line(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(folder("ddpm"), tmp_path / "cut")
+    file = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"^generator.model: cannot load .*cut: [^\n]+; is each of its files whole\?$"):
+        opened(copy, set())
 
 
 def test_models_of_the_hub_are_found_in_its_cache(folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

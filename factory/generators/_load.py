@@ -125,8 +125,12 @@ def _read(found: Any, located: Located, kind: Diffusers, device: str) -> Any:
         options["use_safetensors"] = True
     try:
         return found.from_pretrained(str(located.folder), **options)
-    except (OSError, ImportError, ValueError) as error:
-        raise UserError(f"generator.model: cannot load {kind.model}: {last_line(error)}") from error
+    except Exception as error:  # each library that reads a damaged file, or one that does not fit its configuration, has its own
+        if out_of_memory(error):
+            raise
+        raise UserError(
+            f"generator.model: cannot load {kind.model}: {last_line(error)} ({type(error).__name__}); is each of its files whole?"
+        ) from error
 
 
 def _set_scheduler(pipe: Any, kind: Diffusers) -> None:

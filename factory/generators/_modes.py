@@ -29,7 +29,7 @@ class Modes:
 
     def without_image(self) -> Any:
         """The pipeline for a condition without an initial image; a folder may have been saved as image to image."""
-        if _is_own(self.base) or not _takes(self.base, FROM_IMAGE):
+        if is_own(self.base) or not _takes(self.base, FROM_IMAGE):
             return self.base
         return self._sibling("AutoPipelineForText2Image", None) or self.base
 
@@ -75,7 +75,7 @@ def class_for(found: type, needs: frozenset[str]) -> type:
     """The class that would be called for these needs, as `Modes` would choose it."""
     if needs & {"mask", "image"}:
         return sibling_class(found, INPAINT if "mask" in needs else FROM_IMAGE) or found
-    if _is_own(found) or not _takes(found, FROM_IMAGE):
+    if is_own(found) or not _takes(found, FROM_IMAGE):
         return found
     from diffusers.pipelines import auto_pipeline
 
@@ -90,10 +90,10 @@ def _takes(pipe: Any, names: frozenset[str]) -> bool:
 
 def _needs_mask(pipe: Any) -> bool:
     """Whether a pipeline with a mask_image cannot do without one: the project's own can, diffusers' inpainting cannot."""
-    return not _is_own(pipe)
+    return not is_own(pipe)
 
 
-def _is_own(pipe: Any) -> bool:
+def is_own(pipe: Any) -> bool:
     """Whether a pipeline, or a class, is the project's: it is its own sibling in every mode, and diffusers' tables do not know it."""
     return (pipe if isinstance(pipe, type) else type(pipe)).__module__.startswith("factory.")
 

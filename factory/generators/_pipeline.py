@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from factory.contracts import NEEDS
 from factory.errors import UserError
-from factory.generators import _abilities, _controls, _embed, _labels, _reference, _together, _windows
+from factory.generators import _abilities, _controls, _embed, _failures, _labels, _reference, _together, _windows
 from factory.generators._arguments import guidance_name, guided, needs_prompt, negative_prompt, parameters, settled
 from factory.generators._encode import PromptMemo, Split
 from factory.generators._load import Loaded, out_of_memory, place, quiet
@@ -31,6 +32,7 @@ class OpenDiffusers:
     """The pipeline, the memo of its prompts, and the mode that the condition needs.
 
     alone: why images are made one per call, or None where batches are denoised together.
+    bare: whether a call of one image is given its prompt and image as such and not in lists.
     flagged: how many images the model's own safety checker has blackened.
     """
 
@@ -39,10 +41,12 @@ class OpenDiffusers:
         self.base, self.located = loaded.pipe, loaded.located
         self.memo = PromptMemo()
         self.alone: str | None = None
+        self.bare = False
         self.flagged = 0
         self._modes = Modes(loaded.pipe)
         self._placed: Any = None
         self._noise_device = "cpu"
+        self._largest = 0  # batch that the pipeline has made
         self._needs: frozenset[str] | None = None
         self._ids: list[int] | None = None
         self.can = _abilities.of_pipeline(self.base, self._modes, kind)
@@ -143,12 +147,14 @@ class OpenDiffusers:
             groups = split.groups if covered else [[index] for index in range(len(seeds))]
             return self._in_groups(groups, seeds, inputs)
         except Exception as error:
-            if self._adapts(error):
-                return self._make(seeds, inputs)
-            explained = self._explained(error, len(seeds))
+            made = self._in_another_way(error, seeds, inputs)
+            if made is not None:
+                return made
+            explained = _failures.explained(error, self._pipe, self._needs or frozenset(), len(seeds), self.device)
             if explained is None:
                 raise
             raise explained from error
+        self._largest = max(self._largest, len(seeds))
         if draws.used and len(seeds) > 1:  # its global noise would depend on who else is in the batch
             self._go_alone("the pipeline or its scheduler draws noise without a generator")
             return self._make(seeds, inputs)
@@ -195,6 +201,8 @@ class OpenDiffusers:
                 self._pipe.set_ip_adapter_scale(self.kind.ip_adapter.scale if scale is None else scale)
             grids = _windows.grids(self._pipe, self.kind, inputs)
             arguments |= grids or self._embed.arguments(_embed.mix(self._embed, inputs), guided(self._pipe, arguments))
+        if self.bare:
+            arguments |= {name: value[0] for name, value in arguments.items() if name not in self._settings and _is_one(value)}
         return arguments
 
     def _control(self, inputs: Sequence[Inputs]) -> dict[str, Any]:
@@ -214,36 +222,36 @@ class OpenDiffusers:
 
     def _go_alone(self, reason: str) -> None:
         self.alone = reason
-        log.warning("%s: one image per call from now on, as %s", type(self._pipe).__name__, reason)
+        self._warn_alone()
 
-    def _adapts(self, error: Exception) -> bool:
-        """Whether a call that failed over its generators can be made in another way; remembered for the batches to come."""
-        text = str(error)
-        if self._noise_device == "cpu" and "device type for generator" in text:
+    def _warn_alone(self) -> None:
+        log.warning("%s: one image per call from now on, as %s", type(self._pipe).__name__, self.alone)
+
+    def _in_another_way(self, error: Exception, seeds: Sequence[int], inputs: Sequence[Inputs]) -> list[np.ndarray] | None:
+        """The images after all, where the first call fails over how it was made: noise, batches, lists. None where no other way works.
+
+        What works is remembered. A way that has worked once is kept to, as floats depend on it.
+        """
+        if self._noise_device == "cpu" and "device type for generator" in str(error):
             self._noise_device = self.device
-            return True
-        if (
-            self.alone is None
-            and isinstance(error, TypeError | ValueError | AttributeError)
-            and ("generator" in text.casefold() or "'list' object" in text)
-        ):
-            self._go_alone("the pipeline refuses a list of generators")
-            return True
-        return False
-
-    def _explained(self, error: Exception, size: int) -> UserError | None:
-        """A UserError for what a user can mend: memory, and arguments that the pipeline itself judges; else None."""
-        if out_of_memory(error):
-            return UserError(
-                f"generator.batch: {size} images do not fit into the memory of {self.device}; lower batch, or set vae_slicing: true or offload: model"
-            )
-        last = error.__traceback__
-        while last is not None and last.tb_next is not None:
-            last = last.tb_next
-        place = "" if last is None else last.tb_frame.f_code.co_name
-        if isinstance(error, ValueError) and (place == "__call__" or place.lstrip("_").startswith("check")):
-            return UserError(f"generator: {type(self._pipe).__name__} refuses its arguments: {error}")
-        return None
+            return self._make(seeds, inputs)
+        kept = self.alone, self.bare
+        if self._largest >= min(len(seeds), 2) or out_of_memory(error) or not isinstance(error, _failures.OF_THE_CALL):
+            return None
+        if self.alone is None and len(seeds) > 1:
+            self.alone = "the pipeline refuses a list of generators" if "generator" in str(error) else "the pipeline cannot make a batch"
+        elif not self.bare and len(seeds) == 1:
+            self.bare = True
+        else:
+            return None
+        try:
+            made = self._make(seeds, inputs)
+        except Exception:
+            self.alone, self.bare = kept
+            return None  # the first error says more than that of a second try
+        if len(seeds) > 1:
+            self._warn_alone()
+        return made
 
     def _images(self, result: Any, size: int) -> list[np.ndarray]:
         made = images_of(result)
@@ -263,6 +271,11 @@ class OpenDiffusers:
             self.flagged += flags
             log.warning("the model's safety checker blackened %d of %d images", flags, size)
         return images
+
+
+def _is_one(value: Any) -> bool:
+    """Whether an argument is a list of one text or picture."""
+    return isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | Image.Image)
 
 
 def _mask(one: Inputs) -> np.ndarray:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from factory.generators import _controls
 from factory.generators._arguments import parameters
-from factory.generators._sizes import fit
+from factory.generators._sizes import fit, own_size
 from factory.images import to_pil
 
 ALONE = "the pipeline may take a list of images for several of one request"
@@ -29,7 +30,19 @@ def needed(pipe: Any) -> bool:
 
 
 def arguments(pipe: Any, image: np.ndarray, height: int | None, width: int | None) -> dict[str, Any]:
-    """The call's argument for one image: as it is where the call has a size of its own, else at the size that the result shall follow."""
+    """The call's argument for one image: at the size that the result shall follow, or as it is where the call has a size of its own.
+
+    There an image smaller than the result is enlarged to as many pixels: these pipelines shrink what is too large, and some refuse what is small.
+    """
     known, name = parameters(pipe), str(argument(pipe))
-    (picture,) = [to_pil(image)] if {"height", "width"} <= known.keys() else fit(pipe, [image], height, width, own=False)
+    if {"height", "width"} <= known.keys():
+        picture = to_pil(image)
+        own = own_size(pipe)
+        area = (height or (own[0] if own else 0)) * (width or (own[1] if own else 0))
+        scale = (area / (picture.width * picture.height)) ** 0.5
+        if scale > 1:
+            size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+            picture = picture.resize(size, Image.Resampling.LANCZOS)
+    else:
+        (picture,) = fit(pipe, [image], height, width, own=False)
     return {name: [picture] if name == "images" else picture}

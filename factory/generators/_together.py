@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from factory.generators import _controls, _reference
+from factory.generators import _controls, _modes, _reference
 from factory.generators._arguments import guidance_name, parameters
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def _missing(mode: Any, needs: frozenset[str], kind: Diffusers) -> str:
     known, name = parameters(mode), name_of(mode)
     if "class_labels" in known and known["class_labels"].default is known["class_labels"].empty and "class_label" not in needs:
         return f"{name} makes images of a class, and the condition gives no class_label; choose one that does"
+    if "mask_image" in known and "mask" not in needs and not _modes.is_own(mode):
+        return f"{name} repaints a part of an image, and the condition gives no mask; use condition: inpaint"
     if "control" not in needs and _controls.argument(mode) is not None:
         return f"{name} follows a control image, and the condition gives none; use condition: control"
     steered = {"image", "image_embeds"} <= known.keys() and "strength" not in known
