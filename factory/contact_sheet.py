@@ -87,8 +87,8 @@ def draw(classes: dict[str, list[Group]], title: str) -> Image.Image:
     return sheet
 
 
-def grid(groups: Sequence[tuple[str, str, Sequence[np.ndarray]]], title: str, legend: str) -> Image.Image:
-    """(name, note, images, all uint8 [H, W, 3]) of each group, in lines of eight images, as many as it takes."""
+def grid(groups: Sequence[tuple[str, str, Sequence[Image.Image]]], title: str, legend: str) -> Image.Image:
+    """(name, note, what `thumbnail` gives of its images) of each group, in lines of eight, as many as it takes."""
     lines = [-(-len(own) // COLUMNS) for _, _, own in groups]
     columns = min(COLUMNS, max(5, *(len(own) for _, _, own in groups)))  # the title needs five
     sheet, pen = _sheet(2 * MARGIN + LABEL + columns * (CELL + GAP), 2 * MARGIN + 34 + sum(lines) * (CELL + GAP), title, legend)
@@ -97,9 +97,9 @@ def grid(groups: Sequence[tuple[str, str, Sequence[np.ndarray]]], title: str, le
         font = ImageFont.load_default(13)
         pen.text((MARGIN, y + CELL // 2 - 16), _shortened(name, LABEL - GAP, font), INK, font)
         pen.text((MARGIN, y + CELL // 2 + 2), _shortened(note, LABEL - GAP, font), QUIET, font)
-        for place, image in enumerate(own):
+        for place, picture in enumerate(own):
             line, column = divmod(place, COLUMNS)
-            sheet.paste(thumbnail(image), (MARGIN + LABEL + column * (CELL + GAP), y + line * (CELL + GAP)))
+            sheet.paste(picture, (MARGIN + LABEL + column * (CELL + GAP), y + line * (CELL + GAP)))
         y += count * (CELL + GAP)
     return sheet
 
