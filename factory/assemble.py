@@ -45,10 +45,10 @@ def rules(recipe: Recipe, store: Store, shards: Shards) -> list[select.Rule]:
     return [rule(f, name, store, shards) for name, f in recipe.named_filters()]
 
 
-def write_down(store: Store, rows: dict[str, np.ndarray], selection: select.Selection) -> None:
+def write_down(store: Store, labels: np.ndarray, ordinals: np.ndarray, selection: select.Selection) -> None:
     """selection.parquet: keep and reason for every row, refused ones included."""
     reasons = pa.DictionaryArray.from_arrays(pa.array(selection.reason), pa.array(selection.reasons))
-    decisions = {name: pa.array(rows[name]) for name in ("label", "ordinal")} | {"keep": pa.array(selection.keep), "reason": reasons}
+    decisions = {"label": pa.array(labels), "ordinal": pa.array(ordinals), "keep": pa.array(selection.keep), "reason": reasons}
     write_table(store.folder / "selection.parquet", pa.table(decisions))
 
 

@@ -60,7 +60,7 @@ def _run(recipe: Recipe, plan: Plan, table: Table, out: Path, me: runtime.Worker
     for f in recipe.filters:
         store.join_scores(shards, f.identity())
     store.write_rows(shards, rows)
-    assemble.write_down(store, rows, selection)
+    assemble.write_down(store, rows["label"], rows["ordinal"], selection)
     assemble.export(recipe, store, shards, rows["label"], selection)
     return report.write(recipe, plan, table, store, selection, progress)
 

@@ -7,49 +7,32 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from factory import assemble, filtering, report
-from factory import plan as planning
-from factory import recipe as recipes
+from factory import assemble, filtering, finished, report
 from factory.filtering import outcome, story
 from factory.filtering.report import unscored_lines
-from factory.recipe import Recipe
 from factory.store import Store
 
 
 def run(folder: Path, recipe_file: Path | None, sets: list[str], export: bool) -> dict[str, Any]:
     """Decide every stored row again; writes selection.parquet, and the dataset when `export`. Raises UserError."""
     store = Store.existing(folder)
-    if "corpus" in store.run()["identity"]:
+    if store.is_filtered():
         return _of_corpus(store, recipe_file, sets, export)
-    recipe = recipes.load(recipe_file or folder / "recipe.json", sets, environ=None if recipe_file else {})
-    class_names = store.run()["identity"]["source"]["class_names"]
-    quota = quotas(recipe, store)
-    shards, rows = store.read_rows()
-    labels = rows["label"]
-    selection = assemble.decide(recipe, store, shards, rows, quota)
-    kept = Counter(labels[selection.keep].tolist())
+    found = finished.read(folder, recipe_file, sets)
+    selection, quota = found.selection, found.quota or {}
+    kept = Counter(found.labels[selection.keep].tolist())
     result = {
-        "rows": len(labels),
+        "rows": len(found.labels),
         "kept": int(selection.keep.sum()),
         "refused": selection.refused(),
-        "per_class": {name: kept[c] for c, name in zip(quota, class_names or ["(all)"], strict=True)},
+        "per_class": {name: kept[c] for c, name in zip(quota, found.class_names or ["(all)"], strict=True)},
     }
     with store.owned() if export else contextlib.nullcontext():
-        assemble.write_down(store, rows, selection)
+        assemble.write_down(store, found.labels, found.ordinals, selection)
         if export:
-            assemble.export(recipe, store, shards, labels, selection)
+            assemble.export(found.built, store, found.shards, found.labels, selection)
             report.update(store, result, quota)
     return result
-
-
-def quotas(recipe: Recipe, store: Store) -> dict[int, int]:
-    """Class index -> images to keep, by the recipe's amount and the real images that the run knows of."""
-    source = store.run()["identity"]["source"]
-    classes = list(range(len(source["class_names"]))) or [planning.UNLABELLED]
-    wanted = planning.wanted(recipe.amount, source["class_names"], np.array(source["real"]))
-    return dict(zip(classes, wanted.tolist(), strict=True))
 
 
 def _of_corpus(store: Store, recipe_file: Path | None, sets: list[str], export: bool) -> dict[str, Any]:

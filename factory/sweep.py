@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from factory import filtering, select
-from factory import recipe as recipes
-from factory.assemble import rule
+from factory import finished, select
 from factory.diversity import mean_cosine_distance, vendi_score
 from factory.errors import UserError
-from factory.filtering import outcome
-from factory.filtering.rows import collected
-from factory.recipe import Scored
-from factory.select import Rule
-from factory.store import Shards, Store
+from factory.finished import Run
 
 POINTS = 21
 DIVERSITY_ROWS = 20_000  # kept rows that diversity is measured on, evenly spread; exact below
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run's stored columns. label: int32 [N].  faults: rows that could not be read, for `select.decide`."""
-
-    recipe: Scored
-    rules: list[Rule]
-    label: np.ndarray
-    class_names: list[str]
-    faults: tuple[np.ndarray, list[str]] | None
-    embeddings: np.ndarray | None
 
 
 def run(folder: Path, name: str, thresholds: Sequence[float], points: int = POINTS) -> dict[str, Any]:
@@ -43,8 +25,8 @@ def run(folder: Path, name: str, thresholds: Sequence[float], points: int = POIN
     balance, per_class, diversity, vendi}]}; balance is the entropy of the kept classes over that of equal ones, in [0, 1]; diversity the mean
     cosine distance of pairs in [0, 2] and vendi the Vendi score (Friedman and Dieng 2023, linear kernel), null without stored embeddings.
     """
-    loaded = load(folder)
-    names = [name for name, _ in loaded.recipe.named_filters()]
+    loaded = finished.read(folder)
+    names = [name for name, _ in loaded.filters]
     if name not in names:
         raise UserError(f"{folder}: no filter {name!r}; there are: {', '.join(names)}")
     at = names.index(name)
@@ -52,34 +34,20 @@ def run(folder: Path, name: str, thresholds: Sequence[float], points: int = POIN
     bound = "max" if chosen.whole or (chosen.bounds()[1] < np.inf and chosen.bounds()[0] == -np.inf) else "min"
     values = list(thresholds) or _thresholds(loaded, at, getattr(chosen, "floor", 0.0), points)
     low, high = chosen.bounds()
+    embeddings = _embeddings(loaded)
     return {
         "filter": name,
         "bound": bound,
         "now": _finite(high if bound == "max" else low),
-        "rows": len(loaded.label),
-        "points": [_point(loaded, at, bound, value) for value in sorted(values)],
+        "rows": len(loaded.labels),
+        "points": [_point(loaded, at, bound, value, embeddings) for value in sorted(values)],
     }
 
 
-def load(folder: Path) -> Run:
-    """A run of `factory build` or `factory filter`. Raises UserError for one that is not finished."""
-    store = Store.existing(folder)
-    identity = store.run()["identity"]
-    if "corpus" in identity:
-        recipe: Scored = filtering.load(folder / "recipe.json", environ={})
-        rows = collected(store)
-        rules = outcome.rules(recipe, store, rows.shards)  # type: ignore[arg-type]
-        return Run(recipe, rules, rows.label, rows.class_names, (rows.fault, rows.faults), _embeddings(recipe, store, rows.shards))
-    recipe = recipes.load(folder / "recipe.json", environ={})
-    shards, columns = store.read_rows()
-    rules = [rule(f, name, store, shards) for name, f in recipe.named_filters()]
-    return Run(recipe, rules, columns["label"], identity["source"]["class_names"], None, _embeddings(recipe, store, shards))
-
-
-def _embeddings(recipe: Scored, store: Store, shards: Shards) -> np.ndarray | None:
+def _embeddings(loaded: Run) -> np.ndarray | None:
     """[N, D] of the first filter that stored some."""
-    for f in recipe.filters:
-        columns = store.read_scores(shards, f.identity(), ("embedding",)) if f.whole else {}
+    for f in loaded.recipe.filters:
+        columns = loaded.store.read_scores(loaded.shards, f.identity(), ("embedding",)) if f.whole else {}
         if "embedding" in columns:
             return columns["embedding"]
     return None
@@ -90,18 +58,18 @@ def _thresholds(loaded: Run, at: int, floor: float, points: int) -> list[float]:
     own = loaded.rules[at]
     if own.score is None:
         return np.linspace(floor, 1, points).tolist()
-    before = select.decide(loaded.label, loaded.rules[:at], faults=loaded.faults).keep
+    before = select.decide(loaded.labels, loaded.rules[:at], faults=loaded.faults).keep
     scores = own.score[before & ~np.isnan(own.score)]
     if not len(scores):
         raise UserError(f"no row reaches {own.reason} with a score; loosen the filters before it")
     return sorted(set(np.quantile(scores, np.linspace(0, 1, points)).tolist()))
 
 
-def _point(loaded: Run, at: int, bound: str, value: float) -> dict[str, Any]:
+def _point(loaded: Run, at: int, bound: str, value: float, embeddings: np.ndarray | None) -> dict[str, Any]:
     own = loaded.rules[at]
     changed = replace(own, high=value) if bound == "max" else replace(own, low=value)
-    keep = select.decide(loaded.label, [*loaded.rules[:at], changed, *loaded.rules[at + 1 :]], faults=loaded.faults).keep
-    counts = np.bincount(loaded.label[keep & (loaded.label >= 0)], minlength=len(loaded.class_names))
+    keep = select.decide(loaded.labels, [*loaded.rules[:at], changed, *loaded.rules[at + 1 :]], faults=loaded.faults).keep
+    counts = np.bincount(loaded.labels[keep & (loaded.labels >= 0)], minlength=len(loaded.class_names))
     return {
         "threshold": round(float(value), 6),
         "kept": int(keep.sum()),
@@ -109,7 +77,7 @@ def _point(loaded: Run, at: int, bound: str, value: float) -> dict[str, Any]:
         "classes": int((counts > 0).sum()),
         "balance": balance(counts),
         "per_class": dict(zip(loaded.class_names, counts.tolist(), strict=True)),
-        **diversity(loaded.embeddings, np.flatnonzero(keep)),
+        **diversity(embeddings, np.flatnonzero(keep)),
     }
 
 

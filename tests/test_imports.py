@@ -22,7 +22,7 @@ FLOORS = [
     ["document", "recipe", "honour", "diversity", "wording", "plan", "neighbours", "select", "store", "runtime", "claims"],
     ["provenance"],
     ["contact_sheet", "prepare", "scoring", "worker", "publish", "assemble", "report", "build"],
-    ["filtering", "schema", "reselect", "sweep", "preview", "panorama", "page", "push"],
+    ["filtering", "schema", "finished", "reselect", "sweep", "preview", "panorama", "page", "push"],
     ["published", "replay"],
     ["train", "evaluate", "tune"],
     ["commands", "cli", "__main__"],

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from factory import build, filtering, plan, recipe, reselect, select
+from factory import build, filtering, finished, plan, recipe, reselect, select
 from factory.errors import UserError
-from factory.page import charts, facts, pictures, render, scores
+from factory.evaluate import made
+from factory.page import charts, pictures, render, scores
 from tests import corpora
 
 RECIPE = """
@@ -70,7 +72,7 @@ def evaluated(run: Path, tmp_path: Path) -> Path:
 
 def kept_of(folder: Path) -> str:
     """Names the rows that a run keeps."""
-    return select.digest(facts.pq.read_table(folder / "selection.parquet")["keep"].to_numpy())
+    return select.digest(pq.read_table(folder / "selection.parquet")["keep"].to_numpy())
 
 
 def evaluation() -> dict[str, Any]:
@@ -145,7 +147,7 @@ def test_a_run_without_evaluation_says_so(run: Path, tmp_path: Path) -> None:
     assert "100% of the cells" in page.texts["prompts"]
     real = [own for own in page.all("img") if "real" in (own["class"] or "")]
     assert len(real) == pictures.FAMILIES, "one parent for each child, and none missing"
-    report = facts.read(run).report
+    report = finished.read(run).report
     rows = [own for own in page.all("figure") if "data-row" in own]
     assert len(rows) == min(report["kept"], pictures.THUMBNAILS) + report["generated"] - report["kept"]
     assert str(run) not in (tmp_path / "report.html").read_text(encoding="utf-8"), "a local path is nobody else's business"
@@ -199,7 +201,7 @@ def test_groups_of_classes_are_columns_where_there_are_several(evaluated: Path) 
 
 
 def test_accuracies_stand_beside_their_own_class_whatever_the_order(evaluated: Path) -> None:
-    lines = render._balance(facts.read(evaluated), charts.per_class(evaluation()["utility"]))
+    lines = render._balance(finished.read(evaluated), charts.per_class(evaluation()["utility"]))
     assert {line["name"]: line["accuracy"][1] for line in lines} == {"finch": "70.0", "heron <i>& co": "50.0"}
 
 
@@ -216,13 +218,13 @@ def test_an_evaluation_of_another_selection_is_out_of_date(evaluated: Path) -> N
     for named, headline in ((select.digest(np.ones(3, bool)), "Out of date"), (None, "Out of date"), (kept, "Do not use it")):
         stored = {**evaluation(), **({"selection": named} if named else {})}
         (evaluated / "evaluation.json").write_text(json.dumps(stored), encoding="utf-8")
-        found = render._verdict(facts.read(evaluated))
+        found = render._verdict(finished.read(evaluated))
         assert found["headline"] == headline and "hurts by <2.1>" in found["text"]
         assert (found["tone"] == "unsure") is (named != kept)
 
 
 def test_a_large_run_is_sampled_and_stays_small(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = facts.read(run)
+    whole = finished.read(run)
     monkeypatch.setattr(scores, "MOST_ROWS", 20)
     monkeypatch.setattr(pictures, "BYTES", 2000)
     rows = scores.sample(whole)
@@ -241,10 +243,10 @@ def test_faults_say_what_to_do(run: Path, evaluated: Path, tmp_path: Path) -> No
         render.write(tmp_path, tmp_path / "x.html")
     (evaluated / "evaluation.json").write_text('{"version": 9}', encoding="utf-8")
     with pytest.raises(UserError, match="factory evaluate"):
-        facts.read(evaluated)
+        render.write(evaluated, tmp_path / "x.html")
     (evaluated / "evaluation.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="not JSON"):
-        facts.read(evaluated)
+        render.write(evaluated, tmp_path / "x.html")
 
 
 # ---- in a browser
@@ -322,7 +324,7 @@ def test_sliders_decide_like_select(run: Path, tmp_path: Path) -> None:
     for moved, step in zip(MOVES, seen, strict=True):
         sets = [setting for *_, setting in moved if setting]
         result = reselect.run(folder, None, sets, export=False)
-        keep = facts.pq.read_table(folder / "selection.parquet")["keep"].to_numpy()
+        keep = pq.read_table(folder / "selection.parquet")["keep"].to_numpy()
         assert step["kept"] == str(result["kept"]), moved
         assert step["classes"] == [str(n) for n in result["per_class"].values()]
         assert [step["reasons"][str(i + 1)] for i in range(5)] == [str(n) for n in result["refused"].values()]
@@ -352,7 +354,7 @@ def filtered(tmp_path: Path) -> Path:
 def test_a_filtered_corpus_has_its_page(filtered: Path) -> None:
     render.write(filtered, filtered / "report.html")
     page = Page((filtered / "report.html").read_text(encoding="utf-8"))
-    report = facts.read(filtered).report
+    report = finished.read(filtered).report
     assert f"{report['kept'] / report['read']:.0%} kept" in page.texts["verdict"] and "factory evaluate" not in page.texts["verdict"]
     assert "read" in page.texts["classes"] and "wanted" not in page.texts["classes"] and "families" not in page.texts
     assert sum("data-row" in own for own in page.all("figure")) > 20, "pictures come from the corpus where it stands"
@@ -360,6 +362,11 @@ def test_a_filtered_corpus_has_its_page(filtered: Path) -> None:
     render.write(filtered, filtered / "report.html")
     page = Page((filtered / "report.html").read_text(encoding="utf-8"))
     assert "could not be read" in page.texts["selection"] or not [own for own in page.all("img")]
+
+
+def test_a_filtered_corpus_cannot_be_evaluated(filtered: Path) -> None:
+    with pytest.raises(UserError, match="is a filter run, which has generated nothing"):
+        made.open(filtered)
 
 
 def test_sliders_decide_like_select_on_a_corpus(filtered: Path) -> None:

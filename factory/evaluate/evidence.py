@@ -16,9 +16,10 @@ from factory.contracts import Condition, Source, Table
 from factory.errors import Undecodable, UserError
 from factory.evaluate import backbones, cards, copies, guards, made, sets
 from factory.evaluate.guards import Check
-from factory.evaluate.made import Made, Run
+from factory.evaluate.made import Made
 from factory.evaluate.sets import Eyes, ImageSet
 from factory.evaluate.settings import Settings
+from factory.finished import Run
 
 log = logging.getLogger("factory")
 MOST_SIDE = 64
@@ -68,10 +69,10 @@ class Evidence:
             guards.synthetic_in("validation", self.real.ids, self.real.pixels, self.real_marked, self.made.generated),
             guards.test_images_in("training_in_test", "real images that the run was made from", own, known),
             guards.test_images_in(
-                "library_in_test", "library images that the condition searched", _libraries(self.run.recipe.condition), known
+                "library_in_test", "library images that the condition searched", _libraries(self.run.built.condition), known
             ),
             guards.near_copies_of_test(ours.ids, near, test.ids, self.settings.copy_ratio),
-            cards.trained_on_test([g.settings() for g in self.run.recipe.generator], self.test_table, self.test_name),
+            cards.trained_on_test([g.settings() for g in self.run.built.generator], self.test_table, self.test_name),
             guards.class_list(self.run.class_names, self.class_names, self.test_table.class_names),
             guards.prompts_from_test(ours.ids, self.made.prompts, self.test_table.captions, self.real_table.captions),
         ]
@@ -109,11 +110,13 @@ def _libraries(condition: Condition) -> Iterator[tuple[str, bytes]]:
 
 def _own_table(run: Run) -> Table:
     try:
-        table = run.recipe.source.open()
+        table = run.built.source.open()
     except UserError as error:
-        raise UserError(f"{run.folder}: the real images that it was made from cannot be opened: {error}") from error
-    if table.fingerprint != run.source_fingerprint:
-        raise UserError(f"{run.folder}: the real images that it was made from have changed since; bring the old ones back, or build again")
+        raise UserError(f"{run.store.folder}: the real images that it was made from cannot be opened: {error}") from error
+    if table.fingerprint != run.source["fingerprint"]:
+        raise UserError(
+            f"{run.store.folder}: the real images that it was made from have changed since; bring the old ones back, or build again"
+        )
     return table
 
 
@@ -195,7 +198,7 @@ def _clip(run: Run, settings: Settings, device: str) -> Any:
         if not isinstance(found, encoders.OpenClip):
             raise UserError(f"clip: {settings.clip!r} has no text side; name an open_clip model or folder")
         return found
-    for f in run.recipe.filters:
+    for f in run.built.filters:
         model = getattr(f, "model", None)
         if isinstance(model, str) and isinstance(encoder := encoders.open(model, device), encoders.OpenClip):
             return encoder

@@ -7,30 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from factory import images
-from factory import recipe as recipes
+from factory import finished, images
 from factory.errors import Undecodable, UserError
 from factory.evaluate import guards
 from factory.evaluate.sets import Eyes, ImageSet, Item
-from factory.recipe import Recipe
-from factory.store import Shards, Store
+from factory.finished import Run
 
 COLUMNS = ["id", "image", "label", "prompt", "parents"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished build. keep: bool [N] over all its rows.  class_names: of its labels."""
-
-    folder: Path
-    recipe: Recipe
-    store: Store
-    shards: Shards
-    keep: np.ndarray
-    class_names: list[str]
-    source_fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -48,19 +32,13 @@ class Made:
 
 
 def open(folder: Path) -> Run:
-    """Raises UserError for a folder without a finished run."""
-    store = Store.existing(folder)
-    shards, rows = store.read_rows()
-    path = folder / "selection.parquet"
-    if not path.exists():
-        raise UserError(f"{folder}: nothing has been selected; run `factory build` with the same --out to finish it")
-    keep = pq.read_table(path, columns=["keep"])["keep"].to_numpy(zero_copy_only=False)
-    if len(keep) != len(rows["label"]):
-        raise UserError(f"{folder}: selection.parquet has {len(keep)} rows for {len(rows['label'])} images; run `factory select {folder}`")
-    if not keep.any():
+    """A finished build that keeps something. Raises UserError."""
+    run = finished.read(folder)
+    if run.store.is_filtered():
+        raise UserError(f"{folder} is a filter run, which has generated nothing; name a folder that `factory build --out` wrote")
+    if not run.keep.any():
         raise UserError(f"{folder}: no image was kept, so there is nothing to evaluate; loosen a filter and run `factory select {folder}`")
-    source = store.run()["identity"]["source"]
-    return Run(folder, recipes.load(folder / "recipe.json", environ={}), store, shards, keep, source["class_names"], source["fingerprint"])
+    return run
 
 
 def look(run: Run, eyes: Eyes, renumber: np.ndarray) -> Made:

@@ -60,7 +60,7 @@ def _write(evidence: Evidence, started: float, sections: dict[str, Any]) -> dict
     head = {"version": evaluation_file.VERSION, "created": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     head |= {"seconds": round(time.perf_counter() - started, 1), "machine": f"{platform.system()} {platform.machine()}"}
     result = {**head, "selection": select.digest(evidence.run.keep), **sections}
-    write_json(evidence.run.folder / evaluation_file.NAME, result)
+    write_json(evidence.run.store.folder / evaluation_file.NAME, result)
     return result
 
 

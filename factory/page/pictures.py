@@ -17,7 +17,7 @@ from factory.contracts import Table
 from factory.errors import Undecodable, UserError
 from factory.filtering import samples
 from factory.filtering.recipe import FilterRecipe
-from factory.page.facts import Run
+from factory.finished import Run
 from factory.recipe import Recipe
 
 SIDE = 128  # pixels; shown at about half of that, so that they are sharp on fine screens
@@ -108,7 +108,7 @@ def _table(recipe: Recipe, run: Run) -> tuple[Table | None, str]:
         table = recipe.source.open()
     except UserError as error:
         return None, f"The real images could not be opened, so parents are not shown. {error}"
-    if table.fingerprint != run.store.run()["identity"]["source"]["fingerprint"]:
+    if table.fingerprint != run.source["fingerprint"]:
         return None, "The real images have changed since this run was made, so parents are not shown."
     return table, ""
 

@@ -10,16 +10,16 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from factory import __version__, publish
+from factory import __version__, finished, publish
 from factory.files import write_atomically, write_text
-from factory.page import charts, facts, pictures, scores
-from factory.page.facts import Run
+from factory.finished import Run
+from factory.page import charts, pictures, scores
 from factory.recipe import Recipe
 
 
 def write(folder: Path, out: Path) -> dict[str, Any]:
     """Write the page of a finished run. Returns {page, bytes, rows, rows_in_page}. Raises UserError."""
-    run = facts.read(folder)
+    run = finished.read(folder)
     rows = scores.sample(run)
     shown = str(folder) if not folder.is_absolute() else folder.name
     page = html(run, rows, shown, pictures.album(run, rows))
@@ -121,7 +121,7 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
 
 def _balance(run: Run, accuracy: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
     """For each class: real images it could be conditioned on, wanted, generated, kept, and (accuracy without, with) where measured."""
-    real = run.store.run()["identity"].get("source", {}).get("real", []) if run.quota is not None else []
+    real = run.source.get("real", [])
     lines = []
     for c in run.classes:
         own = run.labels == c

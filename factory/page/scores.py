@@ -9,8 +9,8 @@ import numpy as np
 
 from factory import seeds
 from factory.contracts import Filter
+from factory.finished import Run
 from factory.neighbours import earlier_neighbours
-from factory.page.facts import Run
 from factory.select import KEPT, OVER_QUOTA, Rule
 
 MOST_ROWS = 50_000

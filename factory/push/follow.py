@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import CommitOperationAdd
 
-from factory import assemble, reselect
+from factory import assemble, finished
 from factory import recipe as recipes
 from factory.errors import UserError
 from factory.publish.facts import digest
@@ -87,7 +87,7 @@ def _decide(recipe: Recipe, store: Store, shards: Shards) -> Any:
     """The selection of the first shards alone."""
     tables = [store.read_shard(name, ["label", "ordinal"]) for name in shards.names]
     rows = {name: np.concatenate([table[name].to_numpy() for table in tables]) for name in ("label", "ordinal")}
-    return assemble.decide(recipe, store, shards, rows, reselect.quotas(recipe, store))
+    return assemble.decide(recipe, store, shards, rows, finished.quotas(recipe, store))
 
 
 class _Finished:
