@@ -48,7 +48,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def get(name: str) -> Path:
         if name not in made:
-            made[name] = (tiny_families if name in tiny_families.BUILDERS else tiny_pipelines).save(name, root)
+            made[name] = tiny_pipelines.save(name, root, tiny_families if hasattr(tiny_families, name) else tiny_pipelines)
         return made[name]
 
     return get

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import diffusers
-import torch
 
 from tests import tiny_pipelines as tiny
-
-UNSAFE: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-
-
-def _stable(**more: Any) -> dict[str, Any]:
-    return dict(vae=tiny.vae(), text_encoder=tiny.text_encoder(), tokenizer=tiny.clip_tokenizer(), scheduler=tiny.ddim(), **more)
 
 
 def _changed(model: Any, changes: dict[str, Any]) -> Any:
@@ -24,7 +15,7 @@ def _changed(model: Any, changes: dict[str, Any]) -> Any:
 
 
 def instruct_pix2pix() -> Any:
-    return diffusers.StableDiffusionInstructPix2PixPipeline(**_stable(unet=tiny.unet(in_channels=8), **UNSAFE))
+    return tiny.stable(diffusers.StableDiffusionInstructPix2PixPipeline, {"in_channels": 8}, **tiny.UNSAFE)
 
 
 def image_variation() -> Any:
@@ -33,43 +24,30 @@ def image_variation() -> Any:
         image_encoder=tiny.vision_encoder(),
         unet=tiny.unet(),
         scheduler=tiny.ddim(),
-        safety_checker=None,
-        feature_extractor=tiny.vision_processor(),
-        requires_safety_checker=False,
+        **{**tiny.UNSAFE, "feature_extractor": tiny.vision_processor()},
     )
 
 
 def perturbed_attention() -> Any:
-    return diffusers.StableDiffusionPAGPipeline(**_stable(unet=tiny.unet(), pag_applied_layers=["mid"], **UNSAFE))
+    return tiny.stable(diffusers.StableDiffusionPAGPipeline, pag_applied_layers=["mid"], **tiny.UNSAFE)
 
 
 def upscale() -> Any:
-    return diffusers.StableDiffusionUpscalePipeline(
-        **_stable(
-            unet=tiny.unet(in_channels=7, num_class_embeds=1000),
-            low_res_scheduler=diffusers.DDPMScheduler(),
-            max_noise_level=350,
-        )
-    )
+    settings, noise = {"in_channels": 7, "num_class_embeds": 1000}, diffusers.DDPMScheduler()
+    return tiny.stable(diffusers.StableDiffusionUpscalePipeline, settings, low_res_scheduler=noise, max_noise_level=350)
 
 
 def text_to_image_adapter() -> Any:
     adapter = diffusers.T2IAdapter(in_channels=3, channels=[8, 16], num_res_blocks=1, downscale_factor=2, adapter_type="full_adapter")
     order = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
-    return diffusers.StableDiffusionAdapterPipeline(**_stable(unet=tiny.unet(**order), adapter=adapter, **UNSAFE))
+    return tiny.stable(diffusers.StableDiffusionAdapterPipeline, order, adapter=adapter, **tiny.UNSAFE)
 
 
 def control_union() -> Any:
     base = tiny.sdxl()
-    net = diffusers.ControlNetUnionModel(
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        in_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        conditioning_embedding_out_channels=(8, 16),
-        cross_attention_dim=64,
-        attention_head_dim=4,
-        norm_num_groups=4,
+    net = tiny.steering(
+        diffusers.ControlNetUnionModel,
+        64,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=80,
@@ -79,8 +57,6 @@ def control_union() -> Any:
         num_trans_head=2,
         num_control_type=6,
     )
-    for module in [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]:
-        torch.nn.init.normal_(module.weight, std=0.5)  # zero at first, so that it would not steer
     return diffusers.StableDiffusionXLControlNetUnionPipeline(**base.components, controlnet=net, add_watermarker=False)
 
 
@@ -187,30 +163,3 @@ def unconditional_latent() -> Any:
         unet=tiny._pixel_unet(),
         scheduler=diffusers.DDIMScheduler(),
     )
-
-
-BUILDERS: dict[str, Callable[[], Any]] = {
-    builder.__name__: builder
-    for builder in (
-        instruct_pix2pix,
-        image_variation,
-        perturbed_attention,
-        upscale,
-        text_to_image_adapter,
-        control_union,
-        flux_kontext,
-        flux_fill,
-        flux_control,
-        amused,
-        kandinsky3,
-        sana_sprint,
-        unconditional_latent,
-    )
-}
-
-
-def save(name: str, folder: Path) -> Path:
-    """Build one family with fixed weights and save it."""
-    torch.manual_seed(0)
-    BUILDERS[name]().save_pretrained(str(folder / name), safe_serialization=True)
-    return folder / name

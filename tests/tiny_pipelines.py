@@ -7,8 +7,9 @@ fast tests: 8 to 16 latents a side, one or two layers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import diffusers
@@ -129,59 +130,38 @@ def flow() -> Any:
     return diffusers.FlowMatchEulerDiscreteScheduler()
 
 
+UNSAFE: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
+def stable(kind: Any, settings: dict[str, Any] | None = None, **more: Any) -> Any:
+    """A pipeline of the parts of Stable Diffusion. settings: of its UNet.  more: further parts, or others in their place."""
+    parts = dict(vae=vae(), text_encoder=text_encoder(), tokenizer=clip_tokenizer(), unet=unet(**(settings or {})), scheduler=ddim())
+    return kind(**{**parts, **more})
+
+
 def stable_diffusion() -> Any:
-    return diffusers.StableDiffusionPipeline(
-        vae(), text_encoder(), clip_tokenizer(), unet(), ddim(), safety_checker=None, feature_extractor=None, requires_safety_checker=False
-    )
+    return stable(diffusers.StableDiffusionPipeline, **UNSAFE)
 
 
 def stable_diffusion_depth_and_colour() -> Any:
     """Makes images and depth maps, under other names than any other pipeline."""
-    return diffusers.StableDiffusionLDM3DPipeline(
-        vae(), text_encoder(), clip_tokenizer(), unet(), ddim(), safety_checker=None, feature_extractor=None, image_encoder=None
-    )
+    return stable(diffusers.StableDiffusionLDM3DPipeline, safety_checker=None, feature_extractor=None, image_encoder=None)
 
 
 def stable_diffusion_with_encoder() -> Any:
     """With an image encoder, so that an image-prompt adapter can be loaded; write its weights with `ip_adapter`."""
-    return diffusers.StableDiffusionPipeline(
-        vae(),
-        text_encoder(),
-        clip_tokenizer(),
-        unet(),
-        ddim(),
-        safety_checker=None,
-        feature_extractor=vision_processor(),
-        image_encoder=vision_encoder(),
-        requires_safety_checker=False,
-    )
+    own = {"feature_extractor": vision_processor(), "image_encoder": vision_encoder()}
+    return stable(diffusers.StableDiffusionPipeline, **{**UNSAFE, **own})
 
 
 def stable_diffusion_inpaint() -> Any:
     """With a nine-channel UNet, as inpainting checkpoints have."""
-    return diffusers.StableDiffusionInpaintPipeline(
-        vae(),
-        text_encoder(),
-        clip_tokenizer(),
-        unet(in_channels=9),
-        ddim(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    return stable(diffusers.StableDiffusionInpaintPipeline, {"in_channels": 9}, **UNSAFE)
 
 
 def latent_consistency() -> Any:
-    return diffusers.LatentConsistencyModelPipeline(
-        vae(),
-        text_encoder(),
-        clip_tokenizer(),
-        unet(time_cond_proj_dim=32),
-        diffusers.LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    scheduler = diffusers.LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    return stable(diffusers.LatentConsistencyModelPipeline, {"time_cond_proj_dim": 32}, scheduler=scheduler, **UNSAFE)
 
 
 def unclip() -> Any:
@@ -665,48 +645,15 @@ def embedding_diffusion() -> Any:
     return EmbeddingDiffusionPipeline(transformer, flow(), clip)
 
 
-BUILDERS: dict[str, Callable[[], Any]] = {
-    builder.__name__: builder
-    for builder in (
-        stable_diffusion,
-        stable_diffusion_depth_and_colour,
-        stable_diffusion_with_encoder,
-        stable_diffusion_inpaint,
-        latent_consistency,
-        unclip,
-        sdxl,
-        sd3,
-        flux,
-        chroma,
-        dit,
-        pixart_alpha,
-        pixart_sigma,
-        sana,
-        lumina2,
-        aura_flow,
-        cogview4,
-        z_image,
-        hunyuan_dit,
-        kandinsky22,
-        ddpm,
-        ddim_unconditional,
-        consistency,
-        qwen_image,
-        embedding_diffusion,
-    )
-}
-
-
 INDEX: dict[str, dict[str, Any]] = {  # what the published folders say and save_pretrained leaves out
     "dit": {"id2label": {"0": "tench, Tinca tinca", "1": "goldfish", "2": "cat", "7": "cock"}},
 }
 
 
-def save(name: str, folder: Path) -> Path:
-    """Build one family with fixed weights and save it."""
+def save(name: str, folder: Path, builders: ModuleType = sys.modules[__name__]) -> Path:
+    """Build one family with fixed weights and save it. builders: the module with a function of its name."""
     torch.manual_seed(0)
-    pipe = BUILDERS[name]()
-    pipe.save_pretrained(str(folder / name), safe_serialization=True)
+    getattr(builders, name)().save_pretrained(str(folder / name), safe_serialization=True)
     edit_index(folder / name, **INDEX.get(name, {}))
     return folder / name
 
@@ -756,20 +703,26 @@ def edit_index(folder: Path, **changes: Any) -> None:
 def controlnet(folder: Path, seed: int = 3) -> Path:
     """A ControlNet for `unet()` whose last layers are not zero, so that it steers from the start."""
     torch.manual_seed(seed)
-    net = diffusers.ControlNetModel(
+    steering(diffusers.ControlNetModel).save_pretrained(folder)
+    return folder
+
+
+def steering(kind: Any, cross: int = 32, **more: Any) -> Any:
+    """A net of a class of ControlNets that fits `unet(cross)`."""
+    net = kind(
         block_out_channels=(8, 16),
         layers_per_block=1,
         in_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         conditioning_embedding_out_channels=(8, 16),
-        cross_attention_dim=32,
+        cross_attention_dim=cross,
         attention_head_dim=4,
         norm_num_groups=4,
+        **more,
     )
     for module in [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]:
-        torch.nn.init.normal_(module.weight, std=0.5)
-    net.save_pretrained(folder)
-    return folder
+        torch.nn.init.normal_(module.weight, std=0.5)  # zero at first, so that it would not steer
+    return net
 
 
 def textual_inversion(folder: Path, size: int = 32, token: str = "<bird>") -> Path:
