@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from factory import encoders
-from factory.encoders import CHUNK, ParentEmbeddings
+from factory.encoders import CHUNK, ParentEmbeddings, weights
 from factory.errors import Undecodable, UserError
 from factory.records import Example
 
@@ -230,8 +230,8 @@ def test_a_hub_model_with_pickles_alone_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_weights_trained_with_quickgelu_get_quickgelu() -> None:
-    assert encoders._resolve("ViT-B-32/openai")[1] == {"pretrained": "openai", "force_quick_gelu": True}
-    assert encoders._resolve("ViT-B-32/laion2b_s34b_b79k")[1]["force_quick_gelu"] is False
+    assert weights.resolve("ViT-B-32/openai")[1] == {"pretrained": "openai", "force_quick_gelu": True}
+    assert weights.resolve("ViT-B-32/laion2b_s34b_b79k")[1]["force_quick_gelu"] is False
 
 
 class Table:
