@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from factory import images, provenance, publish, select
+from factory import images, provenance, publish, select, tables
 from factory.contracts import DatasetInfo, Filter
 from factory.neighbours import earlier_neighbours
 from factory.recipe import Recipe
-from factory.store import PARTIAL, Shards, Store, write_table
+from factory.store import PARTIAL, Shards, Store
 
 PROVENANCE = {
     "id": "string",
@@ -49,7 +49,7 @@ def write_down(store: Store, labels: np.ndarray, ordinals: np.ndarray, selection
     """selection.parquet: keep and reason for every row, refused ones included."""
     reasons = pa.DictionaryArray.from_arrays(pa.array(selection.reason), pa.array(selection.reasons))
     decisions = {"label": pa.array(labels), "ordinal": pa.array(ordinals), "keep": pa.array(selection.keep), "reason": reasons}
-    write_table(store.folder / "selection.parquet", pa.table(decisions))
+    tables.write(store.folder / "selection.parquet", pa.table(decisions))
 
 
 def rule(f: Filter, name: str, store: Store, shards: Shards, unanswered: str | None = None) -> select.Rule:

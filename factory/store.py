@@ -11,9 +11,7 @@ rows.parquet  selection.parquet  report.json  contact_sheet.png  refused.png  da
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -21,16 +19,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from factory import locks, tables
 from factory.contracts import Filter
 from factory.errors import UserError
-from factory.files import create_once, is_full, sync_folder, sync_tree, write_atomically, write_json
+from factory.files import create_once, is_full, sync_folder, sync_tree, write_json
 
 FORMAT = 1
 POLL_SECONDS = 0.5
@@ -39,45 +37,12 @@ STALE_SECONDS = 3600.0
 PARTIAL = "scored"  # bool column of a filter that has not seen every row of a shard (a cascade)
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """One Parquet file, whole or absent; images are not compressed twice."""
-    codec = {name: "none" if name == "image" else "zstd" for name in table.column_names}
-    write_atomically(path, lambda p: pq.write_table(table, p, compression=codec))
-
-
 @dataclass(frozen=True)
 class Shards:
     """Whole shards in plan order. digest: of their names and content, so that nothing computed from them outlives them."""
 
     names: tuple[str, ...]
     digest: str
-
-
-class Lock(Protocol):
-    def release(self) -> None: ...
-
-
-class _NoLock:
-    """Stands for a lock where the file system has none."""
-
-    def release(self) -> None:
-        pass
-
-
-def _try_lock(path: Path) -> Lock | None:
-    options: dict[str, Any] = {"thread_local": False}  # a claim is released by the thread that finishes the shard
-    if "fallback_to_soft" in inspect.signature(filelock.FileLock).parameters:
-        options["fallback_to_soft"] = False  # a marker file would outlive a dead holder
-    lock = filelock.FileLock(path, **options)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        return None
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-        return _NoLock()
-    return lock
 
 
 class Store:
@@ -160,7 +125,7 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{self.folder} is not a folder; choose another --out") from None
-        lock = _try_lock(self.folder / "owner.lock")
+        lock = locks.take(self.folder / "owner.lock")
         if lock is None:
             raise UserError(f"{self.folder} is in use by another run; wait for it, choose another --out, or add a worker to it with --join")
         try:
@@ -171,7 +136,7 @@ class Store:
 
     def in_use(self) -> bool:
         """Whether a launch holds the folder at this moment."""
-        lock = _try_lock(self.folder / "owner.lock")
+        lock = locks.take(self.folder / "owner.lock")
         if lock is not None:
             lock.release()
         return lock is None
@@ -183,14 +148,14 @@ class Store:
                 if time.time() - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
 
-    def claim(self, name: str) -> Lock | None:
+    def claim(self, name: str) -> locks.Lock | None:
         """A lock on one shard or decision, or None when a living process holds it; the kernel frees a dead process's lock.
 
         Where a file system has no locks two workers may make the same shard, to the same bytes: wasteful, never wrong.
         """
         path = self.folder / "locks" / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _try_lock(path)
+        return locks.take(path)
 
     def pin_generator(self, number: int, described: dict[str, Any]) -> None:
         """Write down what makes this run's images. Raises UserError when other weights made those that are here."""
@@ -272,7 +237,7 @@ class Store:
     def write_shard(self, shard: str, table: pa.Table, notes: dict[str, Any]) -> None:
         """Images and provenance, then the mark."""
         path = self.folder / "shards" / f"{shard}.parquet"
-        write_table(path, table)
+        tables.write(path, table)
         data = path.read_bytes()
         mark = {"rows": table.num_rows, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **notes}
         write_json(self.folder / "marks" / f"{shard}.json", mark)
@@ -308,28 +273,28 @@ class Store:
     def write_scores(self, shard: str, identity: str, columns: dict[str, np.ndarray]) -> None:
         """One filter's columns [N] or [N, D] for one shard."""
         (self.folder / "scores" / identity / "all.parquet").unlink(missing_ok=True)  # it does not know these
-        write_table(self.folder / "scores" / identity / f"{shard}.parquet", _to_table(columns))
+        tables.write(self.folder / "scores" / identity / f"{shard}.parquet", tables.of_columns(columns))
 
     def shard_scores(self, shard: str, filters: Sequence[Filter]) -> dict[str, dict[str, np.ndarray]]:
         """The columns of one shard by filter identity, for those filters that have scored it."""
         found = {}
         for identity in {f.identity() for f in filters}:
             if self.has_scores(shard, identity):
-                found[identity] = _to_columns(pq.read_table(self.folder / "scores" / identity / f"{shard}.parquet"))
+                found[identity] = tables.to_columns(pq.read_table(self.folder / "scores" / identity / f"{shard}.parquet"))
         return found
 
     def read_scores(self, shards: Shards, identity: str, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """One filter's columns over shards in order, from the joined file when it covers just these; only those of `names` that it has."""
         joined = self._joined(shards, identity)
         if joined is not None:
-            return _to_columns(pq.read_table(joined, columns=_present(joined, names)))
-        return _to_columns(self._concatenated(shards, identity, names))
+            return tables.to_columns(tables.read(joined, names))
+        return tables.to_columns(self._concatenated(shards, identity, names))
 
     def join_scores(self, shards: Shards, identity: str) -> None:
         """Write one filter's scores as one file."""
         if self._joined(shards, identity) is None:
             table = self._concatenated(shards, identity).replace_schema_metadata({"shards": shards.digest})
-            write_table(self.folder / "scores" / identity / "all.parquet", table)
+            tables.write(self.folder / "scores" / identity / "all.parquet", table)
 
     def _joined(self, shards: Shards, identity: str) -> Path | None:
         path = self.folder / "scores" / identity / "all.parquet"
@@ -344,7 +309,7 @@ class Store:
                 f"run {self.command()} to score them"
             )
         paths = [self.folder / "scores" / identity / f"{shard}.parquet" for shard in shards.names]
-        return pa.concat_tables([pq.read_table(path, columns=_present(path, names)) for path in paths], promote_options="default")
+        return pa.concat_tables([tables.read(path, names) for path in paths], promote_options="default")
 
     def drop_scores(self, shard: str) -> None:
         """Forget all scores of a shard that is about to be made again."""
@@ -359,8 +324,8 @@ class Store:
     def write_rows(self, shards: Shards, columns: dict[str, np.ndarray], notes: dict[str, Any] | None = None) -> None:
         """What selecting needs of every row: label, ordinal, and which shards hold them. notes: JSON values that explain the columns."""
         metadata = {"shards": json.dumps(shards.names), "digest": shards.digest, "notes": json.dumps(notes or {})}
-        table = _to_table(columns).replace_schema_metadata(metadata)
-        write_table(self.folder / "rows.parquet", table)
+        table = tables.of_columns(columns).replace_schema_metadata(metadata)
+        tables.write(self.folder / "rows.parquet", table)
 
     def read_rows(self) -> tuple[Shards, dict[str, np.ndarray]]:
         """(shards, columns). Raises UserError before the build is complete."""
@@ -368,7 +333,7 @@ class Store:
             raise UserError(f"{self.folder}: the run is not finished; run {self.command()} with the same --out to finish it")
         table = pq.read_table(self.folder / "rows.parquet")
         metadata = table.schema.metadata
-        return Shards(tuple(json.loads(metadata[b"shards"])), metadata[b"digest"].decode()), _to_columns(table)
+        return Shards(tuple(json.loads(metadata[b"shards"])), metadata[b"digest"].decode()), tables.to_columns(table)
 
     def row_notes(self) -> dict[str, Any]:
         """What `write_rows` was told about the columns."""
@@ -379,9 +344,9 @@ class Store:
         """Columns over the whole run that are worth keeping (neighbours), computed once for each set of shards."""
         path = self.folder / "scores" / f"{name}-{shards.digest}.parquet"
         if path.exists():
-            return _to_columns(pq.read_table(path))
+            return tables.to_columns(pq.read_table(path))
         columns = compute()
-        write_table(path, _to_table(columns))
+        tables.write(path, tables.of_columns(columns))
         return columns
 
     def replace_folder(self, name: str, fill: Callable[[Path], None]) -> Path:
@@ -406,44 +371,6 @@ class Store:
         sync_folder(self.folder)
         shutil.rmtree(old, ignore_errors=True)
         return final
-
-
-def _present(path: Path, names: Sequence[str] | None) -> list[str] | None:
-    """Those of the names that a file has; None for all."""
-    return None if names is None else [name for name in pq.read_schema(path).names if name in names]
-
-
-def _to_table(columns: dict[str, np.ndarray]) -> pa.Table:
-    arrays = {
-        name: pa.array(values) if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-        for name, values in columns.items()
-    }
-    return pa.table(arrays)
-
-
-def _to_columns(table: pa.Table) -> dict[str, np.ndarray]:
-    columns = {}
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        if isinstance(column, pa.ChunkedArray):
-            column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type.field(0).type)
-        if pa.types.is_fixed_size_list(column.type):
-            columns[name] = _rows_of_lists(column)
-        elif pa.types.is_boolean(column.type) and column.null_count:  # shards that were scored whole, beside others of a cascade
-            columns[name] = column.fill_null(True).to_numpy(zero_copy_only=False)
-        else:
-            columns[name] = column.to_numpy(zero_copy_only=False)
-    return columns
-
-
-def _rows_of_lists(column: pa.FixedSizeListArray) -> np.ndarray:
-    """[N, D]; NaN for rows that have none."""
-    values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
-    if not column.null_count:
-        return values
-    rows = np.full((len(column), column.type.list_size), np.nan, values.dtype)
-    rows[column.is_valid().to_numpy(zero_copy_only=False)] = values
-    return rows
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

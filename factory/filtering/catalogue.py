@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from factory import tables
 from factory.cells import clean
 from factory.errors import UserError
 from factory.records import Cut
-from factory.store import write_table
 
 FILE = "cuts.parquet"
 _SCHEMA = pa.schema([("name", pa.string()), ("place", pa.binary()), ("start", pa.int64()), ("stop", pa.int64()), ("digest", pa.string())])
@@ -22,7 +22,7 @@ def write(folder: Path, cuts: Iterable[tuple[Cut, str]]) -> None:
     """Cuts with their digests, in order. A place is kept as bytes, since names of files need not be UTF-8."""
     rows = [(cut.name, cut.place.encode("utf-8", "surrogatepass"), cut.start, cut.stop, digest) for cut, digest in cuts]
     columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)]
-    write_table(folder / FILE, pa.table(columns, schema=_SCHEMA))
+    tables.write(folder / FILE, pa.table(columns, schema=_SCHEMA))
 
 
 def read(folder: Path) -> tuple[Cut, ...]:
