@@ -102,8 +102,9 @@ def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
                     return _accuracy(judge("real_synthetic", real, known, seed, (squared(made.images, one.side), made.labels)))
 
                 log.once(labels, method, seed, measure)
-    in_time = [method for method in CONDITIONS if method in log.facts or time.monotonic() < given.end]
-    quality = {method: log.fact(method, lambda method=method: likeness(one, maker, method, given)) for method in in_time}  # type: ignore[misc]
+    names = {method: f"{method}, {max(given.labels)} labels, {given.seeds} seeds" for method in CONDITIONS}
+    in_time = [method for method, name in names.items() if name in log.facts or time.monotonic() < given.end]
+    quality = {method: log.fact(names[method], lambda method=method: likeness(one, maker, method, given)) for method in in_time}  # type: ignore[misc]
     return [
         {"set": one.name, "labels": entry["labels_per_class"], "method": entry["arm"], "accuracy_mean": round(entry["accuracy_mean"], 4)}
         | {name: None if entry[name] is None else round(entry[name], 4) for name in ("ci95", "gain", "gain_ci95")}
