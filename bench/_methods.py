@@ -38,6 +38,7 @@ GRAIKOS = "Representation-guided diffusion (Graikos et al. 2024, arXiv 2312.0733
 BLATTMANN = "Semi-parametric synthesis (Blattmann et al. 2022, arXiv 2204.11824)"
 BANSAL = "Leaving Reality to Imagination (Bansal and Grover 2023, arXiv 2302.02503)"
 YOU = "Dual pseudo training (You et al. 2023, arXiv 2302.10586)"
+TRABUCCO = "DA-Fusion (Trabucco et al. 2023, arXiv 2302.07944)"
 ISCEN = "Label propagation (Iscen et al. 2019, arXiv 1904.04717)"
 FAN = "DiverGen (Fan et al. 2024, arXiv 2405.10185)"
 HE = "Is synthetic data ready for image recognition? (He et al. 2023, arXiv 2210.07574)"
@@ -76,6 +77,7 @@ METHODS = {
         Method("retrieval", BLATTMANN, "{kind: retrieval, k: 4, model: MODEL/encoder, library: POOL}"),
         Method("retrieval_random", BLATTMANN, "{kind: retrieval, k: 4, mix: random, model: MODEL/encoder, library: POOL}"),
         Method("propagation", YOU, PROPAGATION),
+        Method("propagation_image", TRABUCCO, PROPAGATION.replace("}", ", strength: 0.5}")),
         Method("prompts", BANSAL, "text", prompted=True),
         Method("prompts_diverse", FAN, "text", "{set: clip_80, max_similarity: 0.95, keep: 40}", prompted=True),
     )
@@ -113,10 +115,17 @@ CLAIMS = (
     Claim(BLATTMANN, "Images conditioned on neighbours in an unlabelled library help.", ("retrieval", "retrieval_random")),
     Claim(ISCEN, "Unlabelled images with propagated labels help.", ("pseudo_labels",)),
     Claim(YOU, "Images generated from propagated labels help.", ("propagation",)),
+    Claim(TRABUCCO, "Starting from half-noised real images helps (here unlabelled ones that labels have reached).", ("propagation_image",)),
     Claim(
         "No paper's claim; asked here.",
-        "They help more than all the real images that the same labels reach.",
+        "Starting from the image helps more than its embedding alone.",
+        ("propagation_image",),
         ("propagation",),
+    ),
+    Claim(
+        "No paper's claim; asked here.",
+        "Generated images help more than all the real ones that the same labels reach.",
+        ("propagation", "propagation_image"),
         ("pseudo_labels",),
     ),
     Claim(

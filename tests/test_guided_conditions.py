@@ -423,3 +423,12 @@ def test_unlabelled_images_that_a_class_has_reached_are_parents(table: Any, cont
     with pytest.raises(UserError, match="no labels to spread"):
         kind.check(wordless([]).table)
     assert kind.identity()["library"] == kind.library.open().fingerprint
+
+
+def test_a_reached_image_may_be_where_a_child_starts(table: Any, context: Context) -> None:
+    library = {"dataset": str(ROOT / "data/fashion-mnist"), "label": None}
+    kind = Propagation(model=CLIP, library=library, k=10, strength=0.5)  # type: ignore[arg-type]
+    inputs = kind.open(context).prepare(request_of(table, 3), [], seeds.rng(1))
+    assert kind.required() == {"image"} and inputs.strength == 0.5 and inputs.combine is None and len(inputs.images) == 1
+    with pytest.raises(ValueError, match="jitter moves an embedding"):
+        Propagation(model=CLIP, library=library, jitter=0.2, strength=0.5)  # type: ignore[arg-type]

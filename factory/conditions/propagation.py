@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from factory import encoders, indexes
 from factory.conditions import _mix
@@ -24,9 +24,10 @@ from factory.records import Example, Inputs, Request
 
 
 class Propagation(Condition):
-    """Conditions on the embedding of a library image that the request's class has reached."""
+    """Conditions on the embedding of a library image that the request's class has reached, or starts from that image (strength)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding"})
+    ways: ClassVar[tuple[frozenset[str], ...]] = (needs, frozenset({"image"}))
 
     model: str = Field("ViT-B-32/laion2b_s34b_b79k", description="Encoder of the graph: an open_clip name or a local folder.")
     library: RealImages = Field(description="Unlabelled images of the same kind, {dataset: …} as in source; labels in it are not read.")
@@ -39,11 +40,24 @@ class Propagation(Condition):
         description="Share of the images that a class has reached, the surest first, that serve as parents; fewer are truer and alike.",
     )
     jitter: float = Field(0.0, ge=0, description="Length of the Gaussian noise added to an embedding, as a share of its length.")
+    strength: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="null: the image's embedding alone. Otherwise image-to-image from it, as from labelled images in DA-Fusion (Trabucco et al. 2023, "
+        "arXiv 2302.07944): the share of noise to start from. Less keeps more of a real image, for models that draw poorly.",
+    )
     text: bool = Field(False, description="Use the prompt too.")
 
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.strength is not None and self.jitter:
+            raise ValueError("jitter moves an embedding, and with strength the child starts from the image itself; remove one of them")
+        return self
+
     def required(self) -> frozenset[str]:
-        """image_embedding; text as well where it is asked for."""
-        return self.needs | ({"text"} if self.text else set())
+        """image_embedding, or image with a strength; text as well where it is asked for."""
+        return (self.needs if self.strength is None else frozenset({"image"})) | ({"text"} if self.text else set())
 
     def identity(self) -> dict[str, Any]:
         """The settings, with the library's content in place of where it lies."""
@@ -105,7 +119,8 @@ class OpenPropagation:
         if self.kind.jitter:
             seed = record["noise_seed"] = int(rng.integers(2**53))
             combine = partial(_jittered, scale=self.kind.jitter, seed=seed)
-        return Inputs(prompt=request.prompt if self.kind.text else None, images=(example.image,), combine=combine, record=record)
+        prompt = request.prompt if self.kind.text else None
+        return Inputs(prompt=prompt, images=(example.image,), combine=combine, strength=self.kind.strength, record=record)
 
     def _draw(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[int, Example]:
         for row in rng.permutation(rows).tolist():
