@@ -68,8 +68,12 @@ def test_the_parents_caption_is_the_prompt() -> None:
     assert bare.prompt == REQUEST.prompt and bare.record["caption"] == 0
     with pytest.raises(UserError, match=r"set source\.caption"):
         kind.check(wordless(["a"]).table)
-    with pytest.raises(ValidationError, match="no other blank"):
+    with pytest.raises(ValidationError, match=r"nothing fills \{label\} in .*; use \{caption\} or \{prompt\}"):
         ImageAndCaption(text="{label}")
+    with pytest.raises(ValidationError, match=r"write \{\{ and \}\} for plain braces"):
+        ImageAndCaption(text="{caption")
+    with pytest.raises(ValidationError, match=r"nothing fills \{lable\} in 'a \{lable\}'; use \{label\}"):
+        IpAdapter(template="a {lable}")
 
 
 # ---- other class

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 # From the ground up. A module may import what stands on an earlier floor, or earlier on its own.
 FLOORS = [
-    ["errors", "records", "seeds", "images", "files", "evaluation_file", "cells"],
+    ["errors", "records", "seeds", "images", "files", "evaluation_file", "cells", "blanks"],
     ["contracts", "kinds"],
     ["sentences", "models", "encoders", "indexes", "classifiers"],
     ["augment"],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
+from factory import blanks
 from factory.contracts import Condition, Table
 from factory.errors import UserError
 from factory.records import Example, Inputs, Request
@@ -20,16 +21,9 @@ class ImageAndCaption(Condition):
     parents: ClassVar[int] = 1
 
     strength: float = Field(0.8, gt=0, le=1, description="Share of noise to start from; the authors' 1.0 nearly ignores the image.")
-    text: str = Field("{caption}", description="What is asked for; {caption} is the parent's, {prompt} the request's own.")
-
-    @field_validator("text")
-    @classmethod
-    def _blanks(cls, text: str) -> str:
-        try:
-            text.format(caption="", prompt="")
-        except (KeyError, IndexError, ValueError):
-            raise ValueError("text may use {caption} and {prompt}, and no other blank") from None
-        return text
+    text: Annotated[str, blanks.of("caption", "prompt")] = Field(
+        "{caption}", description="What is asked for; {caption} is the parent's, {prompt} the request's own."
+    )
 
     def check(self, table: Table) -> None:
         """The source must have captions."""

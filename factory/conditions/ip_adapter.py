@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from factory import encoders
+from factory import blanks, encoders
 from factory.contracts import Condition, Context, Table
 from factory.errors import UserError
 from factory.records import Example, Inputs, Request
@@ -27,7 +27,7 @@ class IpAdapter(Condition):
     parents: ClassVar[int] = 1
 
     model: str = Field("ViT-B-32/laion2b_s34b_b79k", description="CLIP that judges the parents: an open_clip name or a local folder.")
-    template: str = Field("a photo of a {label}", description="Text of a class for that judgement.")
+    template: Annotated[str, blanks.of("label")] = Field("a photo of a {label}", description="Text of a class for that judgement.")
     low: float = Field(0.3, ge=0, description="The adapter's scale for an image in which CLIP is sure of the class.")
     high: float = Field(0.9, ge=0, description="The adapter's scale for an image in which it is not.")
     sigma: float = Field(0.1, ge=0, description="Width of the normal, cut to [low, high], that an image's scale is drawn from.")

@@ -13,7 +13,6 @@ from factory.contracts import Table
 from factory.evaluate.guards import Check
 
 log = logging.getLogger("factory")
-CARDS = ("README.md", "training.json")
 # "trained on the train and test splits", "training data: train+test"; within one clause, and not where the clause denies it.
 _CLAIM = re.compile(r"\b(?:pre-?)?train(?:ed|ing)\b[^.;|\n]{0,100}?\b(?:test|train\s*\+\s*test)\b(?:\s+(?:split|set|images|data))?", re.I)
 _DENIAL = re.compile(r"\b(?:never|not|no|without|un(?:seen|used)|except|exclud\w+|held[- ]out|evaluat\w+|measured|separate)\b", re.I)

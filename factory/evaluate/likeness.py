@@ -18,7 +18,6 @@ from factory.evaluate.sets import ImageSet
 log = logging.getLogger("factory")
 NEIGHBOURS = 5
 MOST = 5000  # rows in one distance
-TWO_SETS = ("frechet", "kernel", "cmmd", "precision", "recall", "density", "coverage")
 
 
 def measure(

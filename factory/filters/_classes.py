@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field, field_validator
 
+from factory import blanks
 from factory.contracts import FilterContext
 from factory.encoders import Encoder
 from factory.errors import UserError
-from factory.filters import _templates
 from factory.filters._encoded import EncodedFilter, encode
 from factory.records import Samples
 
@@ -28,7 +28,7 @@ class ClassFilter(EncodedFilter, ABC):
         if not template:
             raise ValueError("give at least one text with {label}")
         for text in [template] if isinstance(template, str) else template:
-            _templates.check(text, frozenset({"label"}), required=frozenset({"label"}))
+            blanks.check(text, ["label"], required=["label"])
         return template
 
     def classes(self, context: FilterContext) -> Classes:

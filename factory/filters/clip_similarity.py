@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from factory import blanks
 from factory.contracts import FilterContext
 from factory.encoders import Encoder
 from factory.errors import UserError
-from factory.filters import _templates
 from factory.filters._encoded import EncodedFilter, cosine, encode
 from factory.records import Samples
 
@@ -36,7 +36,9 @@ class ClipSimilarity(EncodedFilter):
     preset: Preset | None = Field(
         None, description="A published filter by name, which fills in model and rule; a key that is written beside it wins."
     )
-    prompt: str | None = Field(None, description="Text to compare with, of {label} and {prompt}; without it, each image's own prompt.")
+    prompt: Annotated[str, blanks.of("label", "prompt")] | None = Field(
+        None, description="Text to compare with, of {label} and {prompt}; without it, each image's own prompt."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -47,13 +49,8 @@ class ClipSimilarity(EncodedFilter):
         ruled = any(values.get(key) is not None for key in ("min", "max", "between", "keep_top"))
         return {"model": model, **({} if ruled else rule), **values}
 
-    @field_validator("prompt")
-    @classmethod
-    def _fillable(cls, prompt: str | None) -> str | None:
-        return None if prompt is None else _templates.check(prompt, frozenset({"label", "prompt"}))
-
     def open(self, context: FilterContext) -> Scorer:
-        if self.prompt is not None and "label" in _templates.placeholders(self.prompt) and not context.class_names:
+        if self.prompt is not None and "label" in blanks.names(self.prompt) and not context.class_names:
             raise UserError("clip_similarity: the prompt has {label} but the data has no class names; take {label} out")
         return Scorer(self.encoder(context), self.prompt, context.class_names)
 
@@ -77,5 +74,5 @@ class Scorer:
         if self.template is None:
             return prompt
         if label < 0:
-            return "" if "label" in _templates.placeholders(self.template) else self.template.format(prompt=prompt)
+            return "" if "label" in blanks.names(self.template) else self.template.format(prompt=prompt)
         return self.template.format(prompt=prompt, label=self.class_names[label] if self.class_names else "")

@@ -33,7 +33,6 @@ class OpenDiffusers:
 
     alone: why images are made one per call, or None where batches are denoised together.
     bare: whether a call of one image is given its prompt and image as such and not in lists.
-    flagged: how many images the model's own safety checker has blackened.
     """
 
     def __init__(self, kind: Diffusers, loaded: Loaded, device: str):
@@ -42,7 +41,6 @@ class OpenDiffusers:
         self.memo = PromptMemo()
         self.alone: str | None = None
         self.bare = False
-        self.flagged = 0
         self._modes = Modes(loaded.pipe)
         self._placed: Any = None
         self._noise_device = "cpu"
@@ -268,7 +266,6 @@ class OpenDiffusers:
             )
         flags = sum(map(bool, getattr(result, "nsfw_content_detected", None) or []))
         if flags:
-            self.flagged += flags
             log.warning("the model's safety checker blackened %d of %d images", flags, size)
         return images
 

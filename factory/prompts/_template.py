@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from factory import seeds
+from factory import blanks, seeds
 from factory.contracts import Context, Prompts
 from factory.errors import UserError
 
@@ -35,13 +35,13 @@ class Filled(Prompts):
             raise ValueError("text and set exclude each other; write one of them")
         if not self._texts():
             raise ValueError("text needs at least one sentence")
-        blanks = set().union(*(_blanks(text) for text in self._texts()))
+        used = set().union(*(_blanks(text) for text in self._texts()))
         known = {"label", *self.axes}
         if "label" in self.axes:
             raise ValueError("axes: label is the class name and cannot be an axis")
-        if unknown := sorted(blanks - known):
+        if unknown := sorted(used - known):
             raise ValueError(f"text: unknown blank {{{unknown[0]}}}; there are: {', '.join(f'{{{name}}}' for name in sorted(known))}")
-        if unused := sorted(set(self.axes) - blanks):
+        if unused := sorted(set(self.axes) - used):
             raise ValueError(f"axes: no text mentions {{{unused[0]}}}; write it into a text or drop the axis")
         for name, values in self.axes.items():
             if not values or len(set(values)) < len(values):
@@ -64,8 +64,8 @@ class Filled(Prompts):
 
     def _texts(self) -> list[str]:
         if self.set is not None:
-            blanks = ", ".join(f"{{{name}}}" for name in self.axes)
-            return [f"{text}, {blanks}" if blanks else text for text in clip_templates()]
+            own = ", ".join(f"{{{name}}}" for name in self.axes)
+            return [f"{text}, {own}" if own else text for text in clip_templates()]
         return [self.text] if isinstance(self.text, str) else self.text
 
     def coverage(self, texts: Sequence[Sequence[str]], class_names: Sequence[str]) -> dict[str, Any]:
@@ -120,13 +120,10 @@ def balanced(sizes: Sequence[int], limit: int) -> np.ndarray:
 
 def _blanks(text: str) -> set[str]:
     """The names between braces. Raises ValueError for braces that do not match."""
-    try:
-        parts = list(string.Formatter().parse(text))
-    except ValueError as error:
-        raise ValueError(f"text: {text!r}: {error}; write {{{{ and }}}} for plain braces") from None
-    if any(name is not None and (spec or conversion) for _, name, spec, conversion in parts):
+    found = blanks.names(text)
+    if any(spec or conversion for _, _, spec, conversion in string.Formatter().parse(text)):
         raise ValueError(f"text: {text!r}: a blank is a plain name in braces, such as {{label}}")
-    return {name for _, name, _, _ in parts if name is not None}
+    return set(found)
 
 
 @cache

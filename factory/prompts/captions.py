@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from typing import Annotated
 
-from factory import seeds
+from pydantic import Field
+
+from factory import blanks, seeds
 from factory.contracts import Context, Prompts
 from factory.errors import UserError
 
@@ -12,19 +14,12 @@ from factory.errors import UserError
 class Captions(Prompts):
     """The captions of a class's real images, each once, in a drawn order."""
 
-    text: str = Field("{caption}", description="What is asked for; {caption} and {label} are filled in.")
+    text: Annotated[str, blanks.of("caption", "label")] = Field(
+        "{caption}", description="What is asked for; {caption} and {label} are filled in."
+    )
     max_similarity: float | None = Field(
         0.95, gt=0, le=1, description="Drop a caption whose sentence embedding is more similar to an earlier one."
     )
-
-    @field_validator("text")
-    @classmethod
-    def _blanks(cls, text: str) -> str:
-        try:
-            text.format(caption="", label="")
-        except (KeyError, IndexError, ValueError):
-            raise ValueError("text may use {caption} and {label}, and no other blank") from None
-        return text
 
     def texts(self, context: Context) -> list[list[str]]:
         """Raises UserError for a source without captions and for a class without one."""

@@ -6,12 +6,12 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from filelock import FileLock
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from factory import seeds
+from factory import blanks, seeds
 from factory.contracts import Context, Prompts
 from factory.errors import UserError
 from factory.files import write_json
@@ -28,7 +28,7 @@ class LanguageModel(Prompts):
     )
     revision: str | None = Field(None, description="Hub branch, tag or commit; a commit makes the recipe exact.")
     n: int = Field(128, ge=1, description="Prompts per class; DiverGen uses 128.")
-    instruction: str = Field(
+    instruction: Annotated[str, blanks.of("n", "label")] = Field(
         "Write {n} different short descriptions of a photo of a {label}, one per line. Vary place, light, viewpoint and style.",
         description="What the model is asked; {n} and {label} are filled in.",
     )
@@ -42,15 +42,6 @@ class LanguageModel(Prompts):
     max_similarity: float | None = Field(
         0.95, gt=0, le=1, description="Drop a prompt whose sentence embedding is more similar to an earlier one."
     )
-
-    @field_validator("instruction")
-    @classmethod
-    def _blanks(cls, text: str) -> str:
-        try:
-            text.format(n=1, label="")
-        except (KeyError, IndexError, ValueError):
-            raise ValueError("instruction may use {n} and {label}, and no other blank") from None
-        return text
 
     def texts(self, context: Context) -> list[list[str]]:
         """One call per class that is not in the cache yet. Raises UserError for an unlabelled source or a class without a single line."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from factory import blanks
 from factory.document import ordered, read, require, validate
 from factory.errors import RecipeError
 from factory.kinds import RealImages
@@ -96,7 +97,9 @@ class Lora(Training):
     revision: str | None = Field(None, description="Hub branch, tag or commit.")
     rank: int = Field(16, ge=1, description="Rank of the weights; DataDream uses 16.")
     targets: list[str] | None = Field(None, description="Names of the layers to adapt; null: the attention's projections.")
-    prompt: str = Field("a photo of a {label}", description="What an image is called in training; use the same words to generate.")
+    prompt: Annotated[str, blanks.of("label")] = Field(
+        "a photo of a {label}", description="What an image is called in training; use the same words to generate."
+    )
     resolution: int | None = Field(None, ge=8, description="Side in pixels; null is the pipeline's own.")
     lr: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)

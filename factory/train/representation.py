@@ -109,9 +109,17 @@ def make_views(recipe: Representation, size: int) -> nn.Module:
 class _Method(nn.Module):
     """A network with a head and a loss between two views of a batch."""
 
+    head: nn.Module
+    loss: nn.Module
+
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor, step: int) -> torch.Tensor:
+        """The loss of two views of a batch."""
+        both = self.head(self.network(torch.cat([first, second]))).float()
+        return self.loss(*both.chunk(2))
 
     def trained(self) -> nn.Module:
         """The network to keep."""
@@ -130,10 +138,6 @@ class _VicReg(_Method):
         self.head = VICRegProjectionHead(dim, recipe.projector, recipe.projector, num_layers=2)
         self.loss = VICRegLoss()
 
-    def forward(self, first: torch.Tensor, second: torch.Tensor, step: int) -> torch.Tensor:
-        both = self.head(self.network(torch.cat([first, second]))).float()
-        return self.loss(*both.chunk(2))
-
 
 class _SimClr(_Method):
     def __init__(self, network: nn.Module, dim: int, recipe: Representation):
@@ -143,10 +147,6 @@ class _SimClr(_Method):
         super().__init__(network)
         self.head = SimCLRProjectionHead(dim, recipe.projector, 128)
         self.loss = NTXentLoss(temperature=0.2)
-
-    def forward(self, first: torch.Tensor, second: torch.Tensor, step: int) -> torch.Tensor:
-        both = self.head(self.network(torch.cat([first, second]))).float()
-        return self.loss(*both.chunk(2))
 
 
 class _Dino(_Method):
