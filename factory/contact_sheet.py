@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from factory import images
 from factory.contracts import Table
-from factory.errors import Undecodable
 from factory.files import write_atomically
+from factory.sources import readable
 from factory.store import Store
 
 CLASSES, GROUPS = 12, 5  # rows and parent-child groups per row at most
@@ -46,15 +46,7 @@ def of_run(store: Store, table: Table, shards: list[str], labels: np.ndarray | N
 
 def _group(table: Table, record: dict[str, Any]) -> Group:
     """A stored row with those of its parents that can be read."""
-    parents = [_real(table, index) for index in record["parent_rows"]]
-    return [p for p in parents if p is not None], images.decode(record["image"])
-
-
-def _real(table: Table, index: int) -> np.ndarray | None:
-    try:
-        return table.read(index).image
-    except Undecodable:
-        return None
+    return [parent.image for _, parent in readable(table, record["parent_rows"])], images.decode(record["image"])
 
 
 def _shortened(text: str, room: float, font: Any) -> str:

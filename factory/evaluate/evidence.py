@@ -13,13 +13,14 @@ import numpy as np
 
 from factory import encoders, seeds
 from factory.contracts import Condition, Source, Table
-from factory.errors import Undecodable, UserError
+from factory.errors import UserError
 from factory.evaluate import backbones, cards, copies, guards, made, sets
 from factory.evaluate.guards import Check
 from factory.evaluate.made import Made
 from factory.evaluate.sets import Eyes, ImageSet
 from factory.evaluate.settings import Settings
 from factory.finished import Run
+from factory.sources import readable
 
 log = logging.getLogger("factory")
 MOST_SIDE = 64
@@ -101,11 +102,8 @@ def _libraries(condition: Condition) -> Iterator[tuple[str, bytes]]:
         if not isinstance(source, Source):
             continue
         table = source.open()
-        for row in range(len(table)):
-            try:
-                yield f"{name} {row}", guards.digests([table.read(row).image])[0]
-            except Undecodable:
-                continue  # the condition has left it out as well
+        for row, example in readable(table, range(len(table))):  # the condition has left the others out as well
+            yield f"{name} {row}", guards.digests([example.image])[0]
 
 
 def _own_table(run: Run) -> Table:
@@ -122,26 +120,14 @@ def _own_table(run: Run) -> Table:
 
 def _chosen(real: Table, own: Table, most: int) -> tuple[np.ndarray, dict[str, str]]:
     """(rows of real to read, content key -> name of the run's own images): all of them, or a sample that holds the run's own."""
-    keys: dict[str, str] = {}
-    for row in range(len(own)):
-        try:
-            keys[own.read(row).key] = f"row {row} of the run's source"
-        except Undecodable:
-            continue  # the build has left it out as well
+    keys = {example.key: f"row {row} of the run's source" for row, example in readable(own, range(len(own)))}
     if len(real) <= most:
         return np.arange(len(real)), keys
-    mine = np.array([row for row in range(len(real)) if _key(real, row) in keys], np.int64)
+    mine = np.array([row for row, example in readable(real, range(len(real))) if example.key in keys], np.int64)
     others = np.setdiff1d(np.arange(len(real)), mine)
     some = seeds.rng("evaluate", "reference").permutation(others)[: max(0, most - len(mine))]
     log.info("%d of %d real training images are compared with (reference)", len(mine) + len(some), len(real))
     return np.sort(np.concatenate([mine, some])), keys
-
-
-def _key(table: Table, row: int) -> str:
-    try:
-        return table.read(row).key
-    except Undecodable:
-        return ""
 
 
 def _located(real: ImageSet, own_keys: dict[str, str]) -> tuple[np.ndarray, dict[str, int]]:
@@ -183,11 +169,8 @@ def _eyes(run: Run, real: Table, settings: Settings, device: str) -> Eyes:
 
 
 def _first(table: Table) -> np.ndarray:
-    for row in range(len(table)):
-        try:
-            return table.read(row).image
-        except Undecodable:
-            continue
+    for _, example in readable(table, range(len(table))):
+        return example.image
     raise UserError("--real: none of its images can be decoded")
 
 

@@ -16,9 +16,10 @@ import numpy as np
 from factory import files, images, kinds
 from factory.contracts import Source, Table
 from factory.encoders import Encoder
-from factory.errors import Undecodable, UserError
+from factory.errors import UserError
 from factory.evaluate import copies, guards
 from factory.evaluate.backbones import Backbone
+from factory.sources import readable
 
 log = logging.getLogger("factory")
 CHUNK = 256  # images decoded at once
@@ -147,20 +148,11 @@ def opened(text: str, split: str, alone: bool = False) -> Table:
 def of_table(table: Table, rows: np.ndarray, eyes: Eyes, labels: np.ndarray, what: str) -> ImageSet:
     """Rows of a table under the labels given for all of its rows; what cannot be decoded is left out. ids are row numbers."""
 
+    held: list[int] = []
+
     def items() -> Iterator[Item]:
-        for row in rows.tolist():
-            try:
-                example = table.read(row)
-            except Undecodable as error:
-                log.warning("row %d of the %s cannot be decoded and is left out: %s", row, what, error)
-                continue
+        for row, example in readable(table, rows, f"the {what}"):
+            held.append(row)
             yield str(row), example.key, example.image, int(labels[row])
 
-    held: list[str] = []
-
-    def noted() -> Iterator[Item]:
-        for item in items():
-            held.append(item[0])
-            yield item
-
-    return eyes.look(noted(), lambda place: table.read(int(held[place])).image, what)
+    return eyes.look(items(), lambda place: table.read(held[place]).image, what)

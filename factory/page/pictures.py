@@ -14,11 +14,12 @@ from PIL import Image
 
 from factory import images
 from factory.contracts import Table
-from factory.errors import Undecodable, UserError
+from factory.errors import UserError
 from factory.filtering import samples
 from factory.filtering.recipe import FilterRecipe
 from factory.finished import Run
 from factory.recipe import Recipe
+from factory.sources import readable
 
 SIDE = 128  # pixels; shown at about half of that, so that they are sharp on fine screens
 FAMILIES = 16  # parents with a child
@@ -133,19 +134,12 @@ def _children(run: Run, rows: np.ndarray, records: dict[int, dict[str, Any]], ta
         picture = room.admit(images.decoded(record["image"]))
         if room.full:
             break
-        real = [_real(table, index) for index in (record["parent_rows"] or [])[:PARENTS]] if table else []
-        parents = tuple(p for p in (room.admit(image) for image in real) if p is not None)
+        real = readable(table, (record["parent_rows"] or [])[:PARENTS]) if table else ()
+        parents = tuple(p for p in (room.admit(parent.image) for _, parent in real) if p is not None)
         reason = run.selection.reasons[run.selection.reason[row]]
         label = run.class_name(int(run.labels[row]))
         children.append(Child(row, record["id"], picture, label, record["prompt"] or "", reason, parents))
     return children
-
-
-def _real(table: Table, index: int) -> np.ndarray | None:
-    try:
-        return table.read(index).image
-    except Undecodable:
-        return None
 
 
 class _Room:

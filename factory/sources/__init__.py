@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from collections.abc import Iterable, Iterator
 from glob import has_magic
 from itertools import islice
 from pathlib import Path
 
-from factory.errors import UserError
+from factory.contracts import Table
+from factory.errors import Undecodable, UserError
 from factory.images import IMAGE_SUFFIXES
+from factory.records import Example
 from factory.sources import _files
 
+log = logging.getLogger("factory")
 _LOOK_AT = 20_000  # files; a folder shows what it is long before that
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+
+
+def readable(table: Table, rows: Iterable[int], what: str = "") -> Iterator[tuple[int, Example]]:
+    """(row, what it holds) for those of a table's rows that can be decoded. what: they are, for a warning about each other one."""
+    for row in rows:
+        try:
+            example = table.read(int(row))
+        except Undecodable as error:
+            if what:
+                log.warning("row %d of %s cannot be decoded and is left out: %s", row, what, error)
+            continue
+        yield int(row), example
 
 
 def infer(dataset: str) -> str:

@@ -17,10 +17,11 @@ from factory import assemble, build, honour, images, kinds, seeds, select
 from factory import plan as planning
 from factory import recipe as recipes
 from factory.contracts import Source, Table
-from factory.errors import Undecodable, UserError
+from factory.errors import UserError
 from factory.evaluate import backbones, fidelity, guards, sets
 from factory.evaluate.utility import Arm, Part, Split, part
 from factory.recipe import Recipe
+from factory.sources import readable
 from factory.store import Store
 from factory.tune import space
 from factory.tune.space import Knob, Setting
@@ -147,8 +148,8 @@ class Judge:
     @cached_property
     def _own(self) -> Part:
         rows = np.flatnonzero(self.table.labels >= 0).tolist()
-        own = decoded(self.table, rows, "the recipe's source")
-        return fitted(((int(self.table.labels[row]), image) for row, image in own), self.size)
+        own = readable(self.table, rows, "the recipe's source")
+        return fitted(((int(self.table.labels[row]), example.image) for row, example in own), self.size)
 
     def _synthetic(self, store: Store, shards: Sequence[str], keep: np.ndarray) -> Part:
         found, labels = [], []
@@ -158,15 +159,6 @@ class Judge:
                 found.append(images.fit(images.decode(row["image"]), *self.size))
                 labels.append(row["label"])
         return part(np.stack(found), np.array(labels))
-
-
-def decoded(table: Table, rows: Iterable[int], what: str) -> Iterator[tuple[int, np.ndarray]]:
-    """(row, uint8 [H, W, 3]) of the given rows; what cannot be decoded is left out. what: they are, for the log."""
-    for row in rows:
-        try:
-            yield int(row), table.read(int(row)).image
-        except Undecodable as error:
-            log.warning("row %d of %s cannot be decoded and is left out: %s", row, what, error)
 
 
 def fitted(found: Iterable[tuple[int, np.ndarray]], size: tuple[int, ...] | None = None) -> Part:
@@ -191,18 +183,18 @@ def validation(recipe: Recipe, table: Table, dataset: str, split: str, most: int
         raise _looks_at_test(dataset, split)
     found = _opened(recipe, table, dataset, split)
     known = _test_images(recipe, dataset, test)
-    own = [(str(row), guards.digests([image])[0]) for row, image in decoded(table, range(len(table)), "the recipe's source")]
+    own = list(_digests(table, "the recipe's source"))
     guards.require([guards.test_images_in("training_in_test", "images of the recipe's source", own, known)])
     used, tested = {digest for _, digest in own}, 0
     chosen: list[tuple[int, np.ndarray]] = []
     for label in range(len(table.class_names)):
         order = seeds.rng(recipe.seed, "validation", label).permutation(np.flatnonzero(found.labels == label))
         wanted = len(chosen) + most
-        for _, image in decoded(found, order.tolist(), "--real"):
-            digest = guards.digests([image])[0]
+        for _, example in readable(found, order, "--real"):
+            digest = guards.digests([example.image])[0]
             tested += digest in known
             if digest not in used and digest not in known:
-                chosen.append((label, image))
+                chosen.append((label, example.image))
             if len(chosen) == wanted:
                 break
     if tested and not chosen:
@@ -242,7 +234,13 @@ def _test_images(recipe: Recipe, dataset: str, test: str | None) -> dict[bytes, 
     if table is None:
         log.info("no test images are known, so none is looked for among those of --real; name them with --test")
         return {}
-    return {guards.digests([image])[0]: str(row) for row, image in decoded(table, range(len(table)), "the test images")}
+    return {digest: row for row, digest in _digests(table, "the test images")}
+
+
+def _digests(table: Table, what: str) -> Iterator[tuple[str, bytes]]:
+    """(row, pixel digest) of what can be decoded."""
+    for row, example in readable(table, range(len(table)), what):
+        yield str(row), guards.digests([example.image])[0]
 
 
 def _test_split(recipe: Recipe, dataset: str) -> Table | None:
