@@ -13,6 +13,7 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -83,6 +84,7 @@ class Hub:
         self.chunk, self.page = chunk, page  # bytes of a part, None: always one piece; entries of a page of a tree
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
+        self.serving = 0  # requests that are being answered
         self.stored = self.sent = 0  # bytes of large files that were received, whole or not; bytes of bodies that were
         self.fault: Fault = lambda n, method, path: None
         self.lock = threading.RLock()
@@ -114,6 +116,11 @@ class Hub:
             yield
         finally:
             self.fault = lambda n, method, path: None
+
+    def settle(self) -> None:
+        """Wait for requests whose client is gone: they are read to their end."""
+        while self.serving:
+            time.sleep(0.01)
 
     def read(self, repo: str, path: str) -> bytes:
         """A file at the head of a dataset, behind its tokens' back."""
@@ -299,6 +306,15 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _serve(self) -> None:
+        with self.hub.lock:
+            self.hub.serving += 1
+        try:
+            self._answer()
+        finally:
+            with self.hub.lock:
+                self.hub.serving -= 1
+
+    def _answer(self) -> None:
         hub = self.hub
         with hub.lock:
             number = len(hub.requests)

@@ -173,6 +173,7 @@ def test_killed_and_pushed_again(hub: Hub, home: Path) -> None:
             status, _ = victim.factory("push", "run", "ada/birds")
     assert status == -signal.SIGKILL and len(hub.repos["ada/birds"].tree) == 1
     with Client(hub.url, token, home) as again:
+        hub.settle()
         before = hub.stored
         assert again.factory("push", "run", "ada/birds")[0] == 0
         assert hub.stored - before <= size(home / "run") + 500_000
