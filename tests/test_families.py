@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,11 @@ CASES: list[tuple[str, set[str], dict[str, Any]]] = [
     ("sana_sprint", {"text"}, UNBINNED),
     ("sana_sprint", {"text", "image"}, UNBINNED),
     ("unconditional_latent", set(), {}),
+    ("kandinsky22_inpaint", {"text", "mask"}, SMALL),
+    ("chroma_from_image", {"text"}, SMALL),
+    ("chroma_from_image", {"text", "image"}, {**SMALL, "steps": 4}),
+    ("omni_gen", {"text"}, SMALL),
+    ("wan", {"text"}, {**SMALL, "call": {"num_frames": 1}}),
 ]
 
 
@@ -108,6 +114,14 @@ def test_an_image_that_is_edited_is_never_smaller_than_the_result(family: Callab
     pipe = Diffusers(model=str(family("flux_kontext"))).open("cpu").base
     assert _reference.arguments(pipe, picture(1, 40)[:10], 40, 40)["image"].size == (80, 20)
     assert _reference.arguments(pipe, picture(1, 40), 16, 16)["image"].size == (40, 40), "what is larger is left to the pipeline"
+
+
+def test_videos_are_refused_with_the_way_to_stills(family: Callable[[str], Path]) -> None:
+    kind = Diffusers(model=str(family("wan")), steps=1)
+    says = "WanPipeline makes frames, not images; for stills set call: {num_frames: 1}"
+    assert kind.lacks()["text"] == says
+    with pytest.raises(UserError, match=re.escape(says)):
+        kind.open("cpu").check(frozenset({"text"}), [])
 
 
 def test_an_image_is_needed_where_the_call_needs_one(family: Callable[[str], Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import diffusers
+import transformers
 
 from tests import tiny_pipelines as tiny
 
@@ -141,6 +142,64 @@ def kandinsky3() -> Any:
         ),
         scheduler=diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, clip_sample=True),
         movq=tiny.kandinsky22().movq,
+    )
+
+
+def kandinsky22_inpaint() -> Any:
+    """It lays the first image of a batch round what is repainted in every one."""
+    parts = tiny.kandinsky22().components
+    return diffusers.KandinskyV22InpaintCombinedPipeline(**parts | {"unet": _changed(parts["unet"], {"in_channels": 9})})
+
+
+def chroma_from_image() -> Any:
+    """Saved as image to image, of which diffusers' tables know no text-to-image sibling."""
+    return diffusers.ChromaImg2ImgPipeline(**{name: part for name, part in tiny.chroma().components.items() if part is not None})
+
+
+def omni_gen() -> Any:
+    """It encodes its prompts inside the call and pads them to the longest."""
+    return diffusers.OmniGenPipeline(
+        transformer=diffusers.OmniGenTransformer2DModel(
+            hidden_size=16,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            intermediate_size=32,
+            num_layers=1,
+            in_channels=4,
+            time_step_dim=4,
+            rope_scaling={"long_factor": [1, 2], "short_factor": [1, 2]},
+        ),
+        vae=tiny.vae(4, blocks=4),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True, num_train_timesteps=1),
+        tokenizer=tiny.plain_tokenizer(512),
+    )
+
+
+def wan() -> Any:
+    """A pipeline of videos."""
+    return diffusers.WanPipeline(
+        tokenizer=tiny.t5_tokenizer(),
+        text_encoder=transformers.UMT5EncoderModel(
+            transformers.UMT5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
+        ),
+        vae=diffusers.AutoencoderKLWan(
+            base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+        ),
+        scheduler=tiny.flow(),
+        transformer=diffusers.WanTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=16,
+            out_channels=16,
+            text_dim=32,
+            freq_dim=256,
+            ffn_dim=32,
+            num_layers=1,
+            cross_attn_norm=True,
+            qk_norm="rms_norm_across_heads",
+            rope_max_seq_len=32,
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from factory.contracts import NEEDS
 from factory.errors import UserError
 from factory.generators import _controls, _embed, _labels, _modes, _reference, _together
 from factory.generators._arguments import guidance_name, parameters
-from factory.generators._outputs import other_than_images
+from factory.generators._outputs import FRAMES, other_than_images
 from factory.generators._source import pipeline_class, read_index
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Abilities:
         """One sentence for an error message: why this pipeline cannot take a need; empty where it can."""
         name = self.name
         if self.makes:
-            return f"{name} makes {self.makes}, not images"
+            hint = "; for stills set call: {num_frames: 1}" if FRAMES in self.makes and "num_frames" in self.known else ""
+            return f"{name} makes {self.makes}, not images{hint}"
         if need == "text" and not {"prompt", "prompts"} & self.known:
             return f"{name} takes no prompt"
         if need == "class_label" and not self.class_labels:
@@ -94,7 +95,7 @@ def of_pipeline(pipe: Any, modes: _modes.Modes, kind: Diffusers) -> Abilities:
         adapted=adapted,
         adaptable=hasattr(pipe, "load_ip_adapter"),
         guided=guidance_name(pipe) is not None,
-        makes=other_than_images(pipe),
+        makes=other_than_images(pipe, is_still(kind)),
     )
 
 
@@ -115,8 +116,13 @@ def of_class(found: type, index: Mapping[str, Any], kind: Diffusers) -> Abilitie
         adapted=adapted,
         adaptable=hasattr(found, "load_ip_adapter"),
         guided=guidance_name(found) is not None,
-        makes=other_than_images(found),
+        makes=other_than_images(found, is_still(kind)),
     )
+
+
+def is_still(kind: Diffusers) -> bool:
+    """Whether a pipeline of videos is asked for one frame of each."""
+    return kind.call.get("num_frames") == 1
 
 
 def lacks(kind: Diffusers) -> dict[str, str]:

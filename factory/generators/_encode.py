@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import re
+import sys
 import textwrap
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -47,9 +49,7 @@ class PromptMemo:
 
     def install(self, pipe: Any) -> None:
         """Wrap `encode_prompt` of a pipeline and of the pipelines that it is combined of."""
-        from diffusers import DiffusionPipeline
-
-        for owner in [pipe, *(part for part in vars(pipe).values() if isinstance(part, DiffusionPipeline))]:
+        for owner in pipelines_in(pipe):
             method = getattr(owner, "encode_prompt", None)
             if callable(method) and not hasattr(method, "memo"):
                 wrapper = self._wrap(method)
@@ -64,6 +64,7 @@ class PromptMemo:
             name for name, parameter in signature.parameters.items() if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
         }
         owner = getattr(method, "__qualname__", repr(method))
+        fixed = pads_alike(method)
 
         @functools.wraps(method)
         def encode_prompt(*args: Any, **kwargs: Any) -> Any:
@@ -77,6 +78,9 @@ class PromptMemo:
             )
             if isinstance(items, str):
                 self.bypassed.add(items)
+                groups = _same(bound.arguments.get("prompt"))
+                if len(groups) > 1 and not fixed:
+                    raise Split(groups)
                 return method(*args, **kwargs)
             return _stack([self._once(owner, method, names, values) for values in items], names)
 
@@ -128,6 +132,23 @@ class PromptMemo:
         self._held[key] = (held, sum(sizes))
         while self._size > self.limit and len(self._held) > 1:
             self._size -= self._held.popitem(last=False)[1][1]
+
+
+def pipelines_in(pipe: Any) -> list[Any]:
+    """A pipeline and those that it is combined of."""
+    from diffusers import DiffusionPipeline
+
+    return [pipe, *(part for part in vars(pipe).values() if isinstance(part, DiffusionPipeline))]
+
+
+def pads_alike(method: Any) -> bool:
+    """Whether the module of a pipeline's method pads every text to one length, so that a text's encoding does not depend on the others' length."""
+    try:
+        source = inspect.getsource(sys.modules[inspect.unwrap(method).__module__])
+    except (OSError, TypeError, KeyError):
+        return False
+    found = set(re.findall(r"""padding\s*=\s*["']?(\w+)""", source))
+    return "max_length" in found and not found & {"longest", "True"}
 
 
 def return_names(method: Callable[..., Any]) -> list[str | None]:
@@ -187,6 +208,14 @@ def _take_apart(values: dict[str, Any]) -> list[dict[str, Any]] | str:
             item["batch_size"] = 1
         items.append(item)
     return items
+
+
+def _same(prompts: Any) -> list[list[int]]:
+    """The places of each distinct prompt in a batch."""
+    places: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts if isinstance(prompts, list) else []):
+        places.setdefault(repr(prompt), []).append(index)
+    return list(places.values())
 
 
 def _is_plain(value: Any) -> bool:

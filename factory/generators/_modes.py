@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 from factory.generators._arguments import parameters
@@ -31,7 +32,7 @@ class Modes:
         """The pipeline for a condition without an initial image; a folder may have been saved as image to image."""
         if is_own(self.base) or not _takes(self.base, FROM_IMAGE):
             return self.base
-        return self._sibling("AutoPipelineForText2Image", None) or self.base
+        return self._sibling("AutoPipelineForText2Image", "") or self.base
 
     def _taking(self, names: frozenset[str]) -> Any:
         if _takes(self.base, names):
@@ -39,7 +40,7 @@ class Modes:
         found = self._sibling(*_TASKS[names])
         return found if found is not None and _takes(found, names) else None
 
-    def _sibling(self, task: str, infix: str | None) -> Any:
+    def _sibling(self, task: str, infix: str) -> Any:
         import diffusers
 
         if task not in self._siblings:
@@ -47,7 +48,7 @@ class Modes:
                 with quiet():
                     self._siblings[task] = getattr(diffusers, task).from_pipe(self.base)
             except ValueError:  # how diffusers says that its table of families lacks this one
-                self._siblings[task] = _namesake(self.base, infix) if infix else None
+                self._siblings[task] = _namesake(self.base, infix)
         return self._siblings[task]
 
 
@@ -80,7 +81,7 @@ def class_for(found: type, needs: frozenset[str]) -> type:
     from diffusers.pipelines import auto_pipeline
 
     table = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING
-    return auto_pipeline._get_task_class(table, found.__name__, throw_error_if_not_exist=False) or found
+    return auto_pipeline._get_task_class(table, found.__name__, throw_error_if_not_exist=False) or _namesake_class(found, "") or found
 
 
 def _takes(pipe: Any, names: frozenset[str]) -> bool:
@@ -99,11 +100,11 @@ def is_own(pipe: Any) -> bool:
 
 
 def _namesake_class(found: type, infix: str) -> type | None:
-    """The class that diffusers has by this one's name with an infix."""
+    """The class that diffusers has by this one's name with another infix, or with none."""
     import diffusers
 
-    name = found.__name__.replace("Pipeline", f"{infix}Pipeline")
-    return getattr(diffusers, name) if name in dir(diffusers) else None
+    name = re.sub(r"(Img2Img|Inpaint)?Pipeline$", f"{infix}Pipeline", found.__name__)
+    return getattr(diffusers, name) if name != found.__name__ and name in dir(diffusers) else None
 
 
 def _namesake(pipe: Any, infix: str) -> Any:

@@ -11,9 +11,9 @@ from PIL import Image
 
 from factory.contracts import NEEDS
 from factory.errors import UserError
-from factory.generators import _abilities, _controls, _embed, _failures, _labels, _reference, _together, _windows
+from factory.generators import _abilities, _controls, _embed, _failures, _labels, _modes, _probe, _reference, _together, _windows
 from factory.generators._arguments import guidance_name, guided, needs_prompt, negative_prompt, parameters, settled
-from factory.generators._encode import PromptMemo, Split
+from factory.generators._encode import PromptMemo, Split, pads_alike, pipelines_in
 from factory.generators._load import Loaded, out_of_memory, place, quiet
 from factory.generators._modes import Modes
 from factory.generators._noise import fenced, generators
@@ -44,6 +44,7 @@ class OpenDiffusers:
         self._modes = Modes(loaded.pipe)
         self._placed: Any = None
         self._noise_device = "cpu"
+        self._apart = False
         self._largest = 0  # batch that the pipeline has made
         self._needs: frozenset[str] | None = None
         self._ids: list[int] | None = None
@@ -72,9 +73,22 @@ class OpenDiffusers:
                 place(pipe, self.kind, self.device)
                 self._placed = pipe
             self.memo.install(pipe)
+        inside = "text" in needs and not self.memo.wrapped
+        self._apart = inside and not any(pads_alike(type(one).__call__) for one in pipelines_in(pipe))
         if "reference" in needs:
             self.alone = self.alone or _reference.ALONE
         self._needs, self._pipe, self._embed, self._settings, self._ids = needs, target, route, settings, ids
+        if (
+            needs & {"image", "mask", "control"}
+            and self.kind.batch > 1
+            and self.kind.windows is None
+            and self.alone is None
+            and not _modes.is_own(target)
+        ):
+            self._settings = settings | ({"num_inference_steps": _probe.STEPS} if "num_inference_steps" in parameters(target) else {})
+            if _probe.mixes(self, needs):
+                self._go_alone("the pipeline mixes the images of a batch")
+            self._settings = settings
 
     def _mode(self, needs: frozenset[str]) -> Any:
         if "mask" in needs:
@@ -95,12 +109,13 @@ class OpenDiffusers:
         return [made[index] for index in range(len(inputs))]
 
     def _group(self, one: Inputs) -> object:
-        """What images of one call share: scalar settings, how many tokens, and the size where it is the initial image's own."""
+        """What images of one call share: scalar settings, how many tokens, the size where it is the initial image's own, and the prompt where
+        it is encoded inside the call and padded to the longest of the batch."""
         tokens = len(one.images) if self._embed is not None and self._embed.several and one.tokens else 1
         needs = self._needs or frozenset()
         sized = (self.kind.height and self.kind.width) or own_size(self._pipe) is not None or not needs & {"image", "mask", "control"}
         sizes = None if sized else (one.images[0].shape if one.images else None, None if one.control is None else one.control.shape)
-        return one.strength, one.guidance, one.adapter_scale, tokens, sizes
+        return one.strength, one.guidance, one.adapter_scale, tokens, sizes, one.prompt if self._apart else None
 
     def describe(self) -> dict[str, Any]:
         """What made the images, as JSON values, for provenance."""
