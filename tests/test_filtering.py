@@ -307,11 +307,15 @@ def test_kept_and_refused_images_are_shown_apart(tmp_path: Path, caplog: pytest.
     reselect(tmp_path / "run", None, ["filters[0].min=160"], True)
     assert set(greys(kept)) == {v for v in values if 160 <= v <= 220}
 
+    before = kept.read_bytes()
+    sift(tmp_path, corpus=corpus)
+    assert kept.read_bytes() == before, "an index of more rows does not publish what the dataset beside it refused"
+
     def gone(*_: Any) -> Any:
         raise OSError("the network is down")
 
     monkeypatch.setattr(samples, "read", gone)
-    report = sift(tmp_path, corpus=corpus)
+    report = sift(tmp_path, corpus=corpus, keep="both")
     assert report["kept"] > 0 and not kept.exists() and not refused.exists() and "the network is down" in caplog.text
 
 

@@ -220,6 +220,13 @@ def test_a_file_that_was_replaced_by_one_of_the_same_size_is_noticed(kind: str, 
         sift(tmp_path, corpus=corpus, shard="3")  # not taken for a change of the corpus
 
 
+def test_a_row_that_names_no_possible_file_costs_that_row_alone(tmp_path: Path) -> None:
+    pictures(tmp_path / "corpus", ["0.png"])
+    pq.write_table(pa.table({"image": pa.array(["0.png", "a\0b.png"])}), tmp_path / "corpus" / "a.parquet")
+    report = sift(tmp_path, corpus=f"{{dataset: {tmp_path}/corpus/a.parquet}}", filters="[]")
+    assert report["kept"] == 1 and report["refused"]["missing"] == 1
+
+
 def test_a_run_of_an_earlier_version_says_what_to_do(tmp_path: Path) -> None:
     corpora.parquet(tmp_path / "corpus" / "a.parquet", 9)
     corpus = f"{{dataset: {tmp_path / 'corpus'}, image: photo}}"

@@ -121,7 +121,7 @@ def local_stamp(path: str) -> str:
     """Size and time of a file on this disk."""
     try:
         found = os.stat(path)
-    except OSError:  # a link that leads nowhere is a row that cannot be read, later
+    except (OSError, ValueError):  # a link that leads nowhere, or no path at all, is a row that cannot be read, later
         return ABSENT
     return f"{found.st_size} {found.st_mtime_ns}"
 

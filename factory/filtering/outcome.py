@@ -46,12 +46,14 @@ def reselect(recipe: FilterRecipe, store: Store, export: bool) -> dict[str, Any]
 def leave(recipe: FilterRecipe, store: Store, rows: Rows, selection: Selection, export: bool | None = None) -> None:
     """Write what the recipe keeps: selection.parquet, and kept.parquet, dataset/ or both, with pictures of them.
 
-    export: whether to read the corpus again for new shards; None, as the recipe says.
+    export: whether to read the corpus again for new shards; None, as the recipe says. Beside new shards of an earlier selection the pictures
+    stay those of that one: they are published together.
     """
     index.write_selection(store, rows, selection)
     if recipe.keep in ("index", "both"):
         index.write_kept(recipe, store, rows, selection)
-    if export or (export is None and recipe.keep in ("dataset", "both")):
+    renewed = recipe.keep in ("dataset", "both") if export is None else export
+    if renewed:
         dataset.export(recipe, store, rows, selection)
-    if export is not False:
+    if renewed or (export is None and not (store.folder / "dataset").exists()):
         sheets.write(recipe, store, rows, selection)
