@@ -492,6 +492,8 @@ def test_pipelines_that_refuse_lists_get_one_generator(folder: Callable[[str], P
     images = pipe.generate([1, 2], inputs())
     assert pipe.alone == "the pipeline refuses a list of generators"
     assert np.abs(images[0].astype(int) - listed[0].astype(int)).max() <= 1
+    pipe = opened(folder("stable_diffusion"), {"text"})
+    np.testing.assert_array_equal(pipe.generate([1], inputs(1))[0], images[0])  # a first batch of one image learns it too
 
 
 def test_pipelines_that_take_no_lists_get_one_prompt_a_call(folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:

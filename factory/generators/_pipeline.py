@@ -251,8 +251,9 @@ class OpenDiffusers:
         kept = self.alone, self.bare
         if self._largest >= min(len(seeds), 2) or out_of_memory(error) or not isinstance(error, _failures.OF_THE_CALL):
             return None
-        if self.alone is None and len(seeds) > 1:
-            self.alone = "the pipeline refuses a list of generators" if "generator" in str(error) else "the pipeline cannot make a batch"
+        listed = "generator" in str(error) or (len(seeds) == 1 and "'list' object" in str(error))
+        if self.alone is None and (listed or len(seeds) > 1):  # the first batch may be of one image
+            self.alone = "the pipeline refuses a list of generators" if listed else "the pipeline cannot make a batch"
         elif not self.bare and len(seeds) == 1:
             self.bare = True
         else:
@@ -262,7 +263,7 @@ class OpenDiffusers:
         except Exception:
             self.alone, self.bare = kept
             return None  # the first error says more than that of a second try
-        if len(seeds) > 1:
+        if self.alone != kept[0]:
             self._warn_alone()
         return made
 
