@@ -16,6 +16,7 @@ from factory.models.prior import EmbeddingPriorModel
 from factory.models.scheduler import GaussianPathScheduler
 from factory.train import loop, prepared
 from factory.train.diffusion import moving_average
+from factory.train.prepared import Prepared
 from factory.train.recipe import EmbeddingPrior
 from factory.train.representation_diffusion import digest
 from factory.train.summary import write_training
@@ -25,19 +26,11 @@ log = logging.getLogger("factory.train")
 
 def train(recipe: EmbeddingPrior) -> None:
     """Train and write `recipe.out`, a folder for the condition embedding_prior. Raises UserError."""
-    try:
-        pipe = RepresentationDiffusionPipeline.from_pretrained(recipe.pipeline, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"pipeline: cannot open {recipe.pipeline}: {error}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pipe, data = _pipeline(recipe), _labelled(recipe)
     encoder, scales = pipe.encoder, pipe.config.scales
     torch.nn.Module.to(encoder, device)
-    data = prepared.prepare(recipe)
     labels = torch.from_numpy(data.labels.astype(np.int64))
-    if recipe.of == "class" and not data.table.class_names:
-        raise UserError("of: class needs a labelled source; set source.label, or of: nothing")
-    if recipe.of == "text" and data.table.captions is None:
-        raise UserError("of: text needs source.caption")
     shape = (sum(scale**2 for scale in scales), encoder.embed_dim)
     key = f"embeddings {digest(encoder)} {tuple(scales)}"
     embeds = data.derived(key, shape, lambda x: encoder.encode_scales(x.to(device), scales), data.symmetries(recipe.flips))
@@ -72,3 +65,20 @@ def train(recipe: EmbeddingPrior) -> None:
     averaged.eval().save_pretrained(recipe.out)
     write_training(recipe, data, {"given": recipe.of}, labels_used=recipe.of == "class")
     loop.finish(recipe)
+
+
+def _pipeline(recipe: EmbeddingPrior) -> RepresentationDiffusionPipeline:
+    try:
+        return RepresentationDiffusionPipeline.from_pretrained(recipe.pipeline, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"pipeline: cannot open {recipe.pipeline}: {error}") from error
+
+
+def _labelled(recipe: EmbeddingPrior) -> Prepared:
+    """The images, with what the model is given of each. Raises UserError where the source does not say it."""
+    data = prepared.prepare(recipe)
+    if recipe.of == "class" and not data.table.class_names:
+        raise UserError("of: class needs a labelled source; set source.label, or of: nothing")
+    if recipe.of == "text" and data.table.captions is None:
+        raise UserError("of: text needs source.caption")
+    return data
