@@ -22,7 +22,7 @@ def mean_cosine_distance(rows: np.ndarray) -> float:
     x, count = _units(rows), len(rows)
     if count < 2:
         return 0.0
-    return float(1 - (np.square(x.sum(axis=0)).sum() - count) / (count * (count - 1)))
+    return max(0.0, float(1 - (np.square(x.sum(axis=0)).sum() - count) / (count * (count - 1))))  # rounding alone goes below
 
 
 def _units(rows: np.ndarray) -> np.ndarray:

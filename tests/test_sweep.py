@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from factory import filtering, sweep
+from factory.diversity import mean_cosine_distance
 from factory.errors import UserError
 from tests import corpora
 from tests.test_cli import factory
@@ -56,6 +57,7 @@ def test_diversity_is_what_its_definition_says() -> None:
     assert sweep.diversity(units, np.arange(1)) == {"diversity": None, "vendi": None} == sweep.diversity(None, np.arange(9))
     copies = np.repeat(units[:1], 5, axis=0)
     assert sweep.diversity(copies, np.arange(5))["vendi"] == pytest.approx(1, abs=1e-3)
+    assert min(mean_cosine_distance(np.repeat(units[row : row + 1], 7, axis=0)) for row in range(30)) >= 0, "whatever the rounding"
 
 
 def test_the_command(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
