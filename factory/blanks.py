@@ -17,12 +17,18 @@ def names(text: str) -> frozenset[str]:
 
 
 def check(text: str, allowed: Collection[str], required: Collection[str] = ()) -> str:
-    """The text itself. Raises ValueError for a blank that nothing fills or a required one that is missing."""
+    """The text itself. Raises ValueError for a blank that nothing fills, one that text does not fit, or a required one that is missing."""
     found = names(text)
     if unknown := sorted(found - set(allowed)):
         raise ValueError(f"nothing fills {{{unknown[0]}}} in {text!r}; use {' or '.join(f'{{{name}}}' for name in sorted(allowed))}")
     if missing := sorted(set(required) - found):
         raise ValueError(f"{text!r} must contain {{{missing[0]}}}")
+    try:
+        text.format(**dict.fromkeys(found, "words"))
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r}: {error}; blanks are filled with text, so {{{min(found)}:.77}} is a way to write one and {{{min(found)}:d}} is not"
+        ) from None
     return text
 
 

@@ -72,6 +72,9 @@ def test_the_parents_caption_is_the_prompt() -> None:
         ImageAndCaption(text="{label}")
     with pytest.raises(ValidationError, match=r"write \{\{ and \}\} for plain braces"):
         ImageAndCaption(text="{caption")
+    with pytest.raises(ValidationError, match=r"Unknown format code 'd'.*\{caption:\.77\} is a way"):
+        ImageAndCaption(text="{caption:d}")
+    assert ImageAndCaption(text="{caption:.77}").text == "{caption:.77}"
     with pytest.raises(ValidationError, match=r"nothing fills \{lable\} in 'a \{lable\}'; use \{label\}"):
         IpAdapter(template="a {lable}")
 

@@ -58,7 +58,7 @@ def _named(corpus: Columns, file: pq.ParquetFile, root: str) -> Iterator[str]:
     column = _path_column(file, corpus.image)
     if column is None or "://" in root.removeprefix(_LOCAL):
         return
-    with contextlib.suppress(pa.ArrowException, OSError):  # the rows say so when they are read
+    with contextlib.suppress(pa.ArrowException, OSError, UnicodeDecodeError):  # the rows say so when they are read
         for batch in file.iter_batches(columns=[column], use_threads=False):
             for row in batch.to_pylist():
                 named = image_of(row, corpus, root)

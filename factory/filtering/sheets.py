@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from factory import contact_sheet, images
-from factory.errors import UserError
 from factory.files import write_atomically
 from factory.filtering import samples
 from factory.filtering.recipe import FilterRecipe
@@ -38,8 +37,8 @@ def write(recipe: FilterRecipe, store: Store, rows: Rows, selection: Selection) 
         (store.folder / name).unlink(missing_ok=True)
     try:
         found = {number: _thumbnail(data) for number, _, data in samples.read(recipe, store, rows.shards.names, wanted)}
-    except (UserError, OSError) as error:
-        log.warning("no contact sheets: the corpus could not be read again: %s", error)
+    except Exception as error:  # whatever a network's library raises: the selection is whole, and pictures are no reason to lose it
+        log.warning("no contact sheets: the corpus could not be read again: %s: %s", type(error).__name__, error)
         return
     _draw(store.folder / KEPT, found, kept, f"{selection.keep.sum():,} kept of {len(selection.keep):,}")
     _draw(store.folder / REFUSED, found, refused, f"{(~selection.keep).sum():,} refused of {len(selection.keep):,}")
