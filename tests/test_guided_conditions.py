@@ -347,7 +347,7 @@ def told(write_recipe: Any, folder: Path, condition: str, name: str, *parts: str
 @pytest.mark.parametrize(
     ("name", "condition", "says"),
     [
-        ("WanPipeline", "text", "WanPipeline makes frames, not images; conditions that it can honour: none"),
+        ("WanPipeline", "text", r"WanPipeline makes frames, not images; for stills set call: \{num_frames: 1\}"),
         ("MarigoldDepthPipeline", "image", "makes prediction, uncertainty, latent, not images"),
         ("StableCascadePriorPipeline", "text", "makes image_embeddings, .*, not images"),
         ("AudioLDM2Pipeline", "text", "makes audios, not images"),
