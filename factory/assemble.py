@@ -66,7 +66,10 @@ def _whole_rule(f: Filter, name: str, high: float, store: Store, shards: Shards)
     """A rule that compares rows with each other, over neighbours that are found once for each set of shards."""
 
     def embeddings() -> np.ndarray:
-        return store.read_scores(shards, f.identity())["embedding"]
+        columns = store.read_scores(shards, f.identity())
+        if "embedding" in columns:
+            return columns["embedding"]
+        return np.full((len(columns[PARTIAL]), 1), np.nan, np.float32)  # no row could be read, or none has reached this filter
 
     def find() -> dict[str, np.ndarray]:
         index, similarity = earlier_neighbours(embeddings(), getattr(f, "floor", high))

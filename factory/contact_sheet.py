@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,17 @@ CLASSES, GROUPS = 12, 5  # rows and parent-child groups per row at most
 COLUMNS = 8  # of images without parents
 CELL, GAP, MARGIN, LABEL = 72, 4, 16, 120
 PAPER, INK, QUIET, REAL = (250, 250, 248), (30, 30, 30), (120, 120, 120), (214, 120, 40)
+
+SYSTEM_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "Arial Unicode.ttf",
+    "arialuni.ttf",
+    "msyh.ttc",
+    "segoeui.ttf",
+)
+MISSING = "\uffff"  # no letter, by the standard
 
 Group = tuple[list[np.ndarray], np.ndarray]
 
@@ -68,7 +82,7 @@ def draw(classes: dict[str, list[Group]], title: str) -> Image.Image:
     sheet, pen = _sheet(width, height, title, legend)
     for row, (name, own) in enumerate(classes.items()):
         y = MARGIN + 34 + row * (CELL + 2 * GAP)
-        pen.text((MARGIN, y + CELL // 2 - 8), name[:16], INK, ImageFont.load_default(13))
+        _write(pen, (MARGIN, y + CELL // 2 - 8), name[:16], INK)
         for column, (parents, child) in enumerate(own[:GROUPS]):
             x = MARGIN + LABEL + column * group_width
             for parent in parents:
@@ -86,9 +100,8 @@ def grid(groups: Sequence[tuple[str, str, Sequence[Image.Image]]], title: str, l
     sheet, pen = _sheet(2 * MARGIN + LABEL + columns * (CELL + GAP), 2 * MARGIN + 34 + sum(lines) * (CELL + GAP), title, legend)
     y = MARGIN + 34
     for (name, note, own), count in zip(groups, lines, strict=True):
-        font = ImageFont.load_default(13)
-        pen.text((MARGIN, y + CELL // 2 - 16), _shortened(name, LABEL - GAP, font), INK, font)
-        pen.text((MARGIN, y + CELL // 2 + 2), _shortened(note, LABEL - GAP, font), QUIET, font)
+        _write(pen, (MARGIN, y + CELL // 2 - 16), name, INK, room=LABEL - GAP)
+        _write(pen, (MARGIN, y + CELL // 2 + 2), note, QUIET, room=LABEL - GAP)
         for place, picture in enumerate(own):
             line, column = divmod(place, COLUMNS)
             sheet.paste(picture, (MARGIN + LABEL + column * (CELL + GAP), y + line * (CELL + GAP)))
@@ -101,9 +114,35 @@ def _sheet(width: int, height: int, title: str, legend: str) -> tuple[Image.Imag
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     left = width - MARGIN - pen.textlength(legend, ImageFont.load_default(13))
-    pen.text((left, MARGIN), legend, QUIET, ImageFont.load_default(13))
-    pen.text((MARGIN, MARGIN - 4), _shortened(title, left - 2 * MARGIN, ImageFont.load_default(18)), INK, ImageFont.load_default(18))
+    _write(pen, (left, MARGIN), legend, QUIET)
+    _write(pen, (MARGIN, MARGIN - 4), title, INK, 18, left - 2 * MARGIN)
     return sheet, pen
+
+
+def _write(
+    pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, ink: tuple[int, int, int], size: int = 13, room: float = np.inf
+) -> None:
+    """A text in the first font of this machine that has its letters; a letter that none has is written as its plain one, or as `?`."""
+    fonts = [ImageFont.load_default(size)] if text.isascii() else [ImageFont.load_default(size), *_system_fonts(size)]
+    font = max(fonts, key=lambda one: sum(_has(one, letter) for letter in text))
+    plain = (letter if _has(font, letter) else unicodedata.normalize("NFKD", letter)[0] for letter in text)
+    shown = "".join(letter if _has(font, letter) else "?" for letter in plain)
+    pen.text(place, _shortened(shown, room, font), ink, font)
+
+
+@functools.lru_cache
+def _system_fonts(size: int) -> list[Any]:
+    """Fonts with many scripts, as far as they are installed where Pillow looks for fonts."""
+    found = []
+    for name in SYSTEM_FONTS:
+        with contextlib.suppress(OSError):
+            found.append(ImageFont.truetype(name, size))
+    return found
+
+
+def _has(font: Any, letter: str) -> bool:
+    """Whether a font has a letter: the sign for what is missing is drawn in place of any other."""
+    return letter.isspace() or bytes(font.getmask(letter)) != bytes(font.getmask(MISSING))
 
 
 def thumbnail(image: np.ndarray, side: int = CELL) -> Image.Image:

@@ -1,5 +1,11 @@
 """The errors a person can mend, kept apart from the errors that are ours."""
 
+# What to do about a dataset on a Hub that cannot be reached.
+OFFLINE = (
+    "; is there a network, and is HF_HUB_OFFLINE unset? Or `hf download --repo-type dataset NAME --local-dir FOLDER` where there is one, "
+    "and name that folder"
+)
+
 
 class UserError(Exception):
     """Something the user can mend: says what, where and what to do. The command line prints it and exits 2."""

@@ -196,6 +196,13 @@ def update(store: Store, result: dict[str, Any], quota: dict[int, int]) -> None:
     write_json(store.folder / "report.json", report)
 
 
+def dataset_line(out: Path, kept: int) -> str:
+    """Where the dataset is and how to open it; `datasets` cannot open one without rows."""
+    if not kept:
+        return f"dataset    {out / 'dataset'}   has no row; see which filter refused them, and try `factory sweep {out} FILTER`"
+    return f"dataset    {out / 'dataset'}   open it: datasets.load_dataset({str(out / 'dataset')!r})"
+
+
 def summary(report: dict[str, Any], out: Path) -> str:
     """A report in a few lines for a terminal."""
     refused = ", ".join(f"{slug} {n}" for slug, n in report["refused"].items() if n) or "none"
@@ -214,7 +221,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
     for name, missing in report["short"].items():
         lines.append(f"short      {name}: {missing} images under its quota after the last round; loosen a filter or raise amount.rounds")
     lines += [
-        f"dataset    {out / 'dataset'}   open it: datasets.load_dataset({str(out / 'dataset')!r})",
+        dataset_line(out, report["kept"]),
         f"pictures   {out / 'contact_sheet.png'}",
         f"numbers    {out / 'report.json'}",
     ]

@@ -92,12 +92,12 @@ def folder(path: Path, count: int) -> Path:
     return path
 
 
-def tar(path: Path, count: int, first: int = 0) -> Path:
+def tar(path: Path, count: int, first: int = 0, image: str = "png") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as out:
         for i, v in enumerate(values(count)):
             meta = json.dumps({"caption": f"grey {v}", "width": 12, "score": i / 2}).encode()
-            for suffix, data in (("png", picture(v)), ("cls", str(int(v > 127)).encode()), ("json", meta)):
+            for suffix, data in ((image, picture(v)), ("cls", str(int(v > 127)).encode()), ("json", meta)):
                 member = tarfile.TarInfo(f"{first + i:06d}.{suffix}")
                 member.size = len(data)
                 out.addfile(member, io.BytesIO(data))

@@ -22,9 +22,10 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 from ruamel.yaml import YAML
 
-from factory import filtering, schema, store
+from factory import contact_sheet, filtering, schema, store
 from factory.contact_sheet import CELL, GAP, LABEL, MARGIN, PAPER
 from factory.errors import RecipeError, UserError
+from factory.filtering import report as told
 from factory.filtering import samples, sheets
 from factory.reselect import run as reselect
 from tests import corpora
@@ -319,6 +320,16 @@ def test_kept_and_refused_images_are_shown_apart(tmp_path: Path, caplog: pytest.
     assert report["kept"] > 0 and not kept.exists() and not refused.exists() and "the network is down" in caplog.text
 
 
+def test_names_in_any_script_are_written_as_far_as_a_font_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def written(name: str) -> bytes:
+        return contact_sheet.grid([(name, "", [PIL.Image.new("RGB", (CELL, CELL))])], "", "").tobytes()
+
+    monkeypatch.setattr(contact_sheet, "SYSTEM_FONTS", ())
+    contact_sheet._system_fonts.cache_clear()
+    assert written("Ä") == written("A") and written("靴") == written("?"), "and no sign for what is missing"
+    contact_sheet._system_fonts.cache_clear()
+
+
 def test_a_large_corpus_is_looked_into_and_not_read_whole() -> None:
     near = sheets._near([slice(1000 * i, 1000 * (i + 1)) for i in range(50)])
     assert len(near) <= sheets.LOOK and set(near // 1000) >= {0, 49} and len(set(near // 1000)) == sheets.SHARDS
@@ -351,6 +362,19 @@ def test_a_cascade_scores_only_what_is_not_settled(tmp_path: Path) -> None:
     assert report["kept"] == sum(100 <= v <= 220 for v in every)
     fresh = sift(tmp_path, "fresh", corpus=corpus, filters=filters(100).replace(str(log), str(tmp_path / "other")))
     assert fresh["refused"] == report["refused"] and fresh["kept"] == report["kept"]
+
+
+def test_rows_that_no_filter_sees_are_compared_with_none(tmp_path: Path) -> None:
+    corpora.tar(tmp_path / "0.tar", 4, image="input.png")
+    report = sift(tmp_path, "two", corpus=f"{{dataset: {tmp_path / '0.tar'}}}", filters="[{kind: perceptual_hash}]")
+    assert report["refused"]["missing"] == 4 and not report["kept"]
+    detail = report["examples"]["missing"][0]["detail"]
+    assert detail == "no field that is an image; there are: input.png, cls, json; name one in corpus.image"
+    as_parquet(tmp_path / "dark")
+    chain = "[{kind: tests.corpora.Brightness, min: 300}, {kind: perceptual_hash, after: 0}]"
+    report = sift(tmp_path, "none", corpus=f"{{dataset: {tmp_path / 'dark'}, image: photo}}", filters=chain, keep="both")
+    assert report["kept"] == 0
+    assert "has no row" in told.summary(report, filtering.load(tmp_path / "none.yaml", ()), tmp_path / "none")
 
 
 def test_a_filter_added_later_scores_without_the_others(tmp_path: Path) -> None:

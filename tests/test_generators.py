@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from factory.errors import UserError
+from factory.generators._encode import PromptMemo, Split
 from factory.generators.diffusers import Diffusers
 from factory.records import Inputs
 from tests import tiny_pipelines as tiny
@@ -225,6 +226,20 @@ def test_prompts_of_different_lengths_are_never_padded_together(
     images = pipe.generate([1, 2, 3], [Inputs(prompt=text) for text in texts])
     assert [call["prompt"] for call in seen] == [texts, [texts[0], texts[2]], [texts[1]]]  # the first stops at its encoding
     np.testing.assert_array_equal(images[1], pipe.generate([2], [Inputs(prompt=texts[1])])[0])
+
+
+def test_texts_of_one_image_are_encoded_together_where_their_lengths_differ() -> None:
+    class Pipe:
+        def encode_prompt(self, prompt: list[str], device: Any = None) -> Any:
+            return torch.stack([torch.ones(max(map(len, prompt))) * len(text) for text in prompt])
+
+    pipe, memo = Pipe(), PromptMemo()
+    memo.install(pipe)
+    memo.batch = 1
+    assert pipe.encode_prompt(["a bird", ""]).shape == (2, 6) and memo.bypassed
+    memo.batch = 2
+    with pytest.raises(Split, match="2 groups"):
+        pipe.encode_prompt(["a bird", ""])
 
 
 def test_memory_for_encodings_is_bounded(folder: Callable[[str], Path]) -> None:
@@ -512,6 +527,10 @@ def test_pipelines_that_take_no_lists_get_one_prompt_a_call(folder: Callable[[st
     images = pipe.generate([1, 2], inputs())
     assert pipe.alone == "the pipeline cannot make a batch" and pipe.bare
     assert np.abs(images[0].astype(int) - listed[0].astype(int)).max() <= 1
+    pipe = opened(folder("stable_diffusion"), {"text"})
+    monkeypatch.setattr(pipe._pipe.unet, "forward", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # and not that the prompt must be one text
+        pipe.generate([1, 2], inputs())
 
 
 def test_what_fails_however_it_is_called_is_told_once_and_changes_nothing(

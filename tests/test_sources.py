@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from factory import kinds, sources
 from factory.contracts import Source
 from factory.errors import Undecodable, UserError
+from factory.evaluate import sets
 from factory.sources import _content
 from factory.sources.folder import Folder
 from factory.sources.hub import Hub
@@ -210,6 +211,22 @@ def test_folder_of_parquet_has_splits(tmp_path):
         Parquet(dataset=str(tmp_path / "d" / "none*.parquet")).open()
 
 
+def test_parquet_names_images_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "set" / "test images").mkdir(parents=True)
+    for i in range(3):
+        (tmp_path / "set" / "test images" / f"{i}.png").write_bytes(png(i))
+    for split, numbers in (("train", [0, 1]), ("val", [2])):
+        named = {"image": [f"test images/{i}.png" for i in numbers], "label": ["cat"] * len(numbers)}
+        pq.write_table(pa.table(named), tmp_path / "set" / f"{split}.parquet")
+    assert sources.infer(str(tmp_path / "set")) == "parquet"
+    table = Parquet(dataset=str(tmp_path / "set")).open()
+    assert [table.read(i).image[0, 0, 0] for i in range(2)] == [0, 1]
+    assert Parquet(dataset=str(tmp_path / "set"), split="validation").open().read(0).image[0, 0, 0] == 2
+    (tmp_path / "set").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    assert Parquet(dataset="train.parquet").open().fingerprint == table.fingerprint
+
+
 def test_a_file_that_is_no_parquet(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"not at all")
     with pytest.raises(UserError, match=r"a\.parquet"):
@@ -257,6 +274,21 @@ def test_one_class_and_deeper_folders(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(png(i))
     assert Folder(dataset=str(tmp_path / "one")).open().class_names == ["cat"]
+
+
+def test_a_class_folder_without_images_is_told(tmp_path, caplog):
+    write_folder(tmp_path / "set")
+    (tmp_path / "set" / "bird").mkdir()
+    assert Folder(dataset=str(tmp_path / "set")).open().class_names == ["cat", "dog"]
+    assert "the folder 'bird' holds no image" in caplog.text
+
+
+def test_a_folder_of_coco_is_not_one_class(tmp_path):
+    write_folder(tmp_path, classes=("train2017",))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train2017.json").write_text("{}")
+    with pytest.raises(UserError, match=r"laid out as COCO: .* write a metadata\.jsonl"):
+        Folder(dataset=str(tmp_path)).open()
 
 
 def test_flat_folder_needs_label_null(tmp_path):
@@ -363,6 +395,14 @@ def test_shuffled_datasets_keep_their_order(tmp_path):
     data.shuffle(seed=3).save_to_disk(tmp_path / "shuffled")
     table = Hub(dataset=str(tmp_path / "shuffled")).open()
     assert [table.read(i).image[0, 0, 0] % 3 for i in range(12)] == table.labels.tolist()
+
+
+def test_a_hub_that_cannot_be_reached_is_told_with_the_way_round(monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"'ada/lovelace' cannot be opened: .*hf download --repo-type dataset NAME --local-dir FOLDER"):
+        Hub(dataset="ada/lovelace").open()
+    with pytest.raises(UserError, match=r"^--test: \./nowhere/x: .*there is nothing at .*/nowhere/x"):
+        sets.opened("--test", "./nowhere/x", "test")
 
 
 def test_local_repository(tmp_path):

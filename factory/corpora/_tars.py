@@ -106,6 +106,9 @@ class TarReader(Reader):
             label = _columns.label(cells.value_at(row, corpus.label), self.class_names) if corpus.label else None
         except LookupError as error:
             fault, detail = fault or "unknown_label", detail or str(error)
+        if image is None:
+            wanted = "that is an image" if corpus.image == "image" else repr(corpus.image)
+            fault, detail = fault or "missing", detail or f"no field {wanted}; there are: {', '.join(fields)}; name one in corpus.image"
         return Found(identity, image, label, caption, self._passing(row), fault, detail)
 
     def _image(self, fields: dict[str, bytes]) -> tuple[bytes | None, str]:

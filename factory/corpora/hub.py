@@ -13,7 +13,7 @@ from pydantic import Field
 from factory.contracts import CorpusReader
 from factory.corpora import _columns, _parquet, _places, _tars
 from factory.corpora._corpus import Columns, Reader, found, passing_types, write_names
-from factory.errors import UserError
+from factory.errors import OFFLINE, UserError
 from factory.files import write_json
 from factory.records import Cut, Found
 
@@ -89,7 +89,10 @@ class Hub(Columns):
         except Exception as error:  # each layer below raises its own types
             while error.__cause__ is not None:
                 error = error.__cause__  # type: ignore[assignment]
-            raise UserError(f"corpus.dataset: {self.dataset!r} cannot be opened: {type(error).__name__}: {str(error)[:300]}") from error
+            hint = OFFLINE if isinstance(error, ConnectionError) else ""
+            raise UserError(
+                f"corpus.dataset: {self.dataset!r} cannot be opened: {type(error).__name__}: {str(error)[:300]}{hint}"
+            ) from error
 
     def _saved(self) -> Any:
         from datasets import DatasetDict, load_from_disk

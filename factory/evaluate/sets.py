@@ -115,7 +115,15 @@ def _cached(identity: str, digests: Sequence[bytes], compute: Callable[[], np.nd
     return array
 
 
-def opened(text: str, split: str, alone: bool = False) -> Table:
+def opened(option: str, text: str, split: str, alone: bool = False) -> Table:
+    """`of_text`, whose errors begin with the option that named the images."""
+    try:
+        return of_text(text, split, alone)
+    except UserError as error:
+        raise UserError(f"{option}: {str(error).removeprefix('source.dataset: ')}") from error
+
+
+def of_text(text: str, split: str, alone: bool = False) -> Table:
     """Real images named on the command line: a path, or a source as a recipe writes it, {dataset: …, split: …}. Raises UserError.
 
     split: which one is meant where the text does not say so.  alone: a set that has no such split is taken whole, as its `train`.

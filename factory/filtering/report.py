@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from factory import report as build_report
 from factory import select
 from factory.files import write_json
 from factory.filtering import sheets
@@ -80,7 +81,7 @@ def summary(value: dict[str, Any], recipe: FilterRecipe, out: Path) -> str:
     if recipe.keep in ("index", "both"):
         lines.append(f"index      {out / 'kept.parquet'}")
     if recipe.keep in ("dataset", "both"):
-        lines.append(f"dataset    {out / 'dataset'}   open it: datasets.load_dataset({str(out / 'dataset')!r})")
+        lines.append(build_report.dataset_line(out, value["kept"]))
     pictures = [str(out / name) for name in (sheets.KEPT, sheets.REFUSED) if (out / name).exists()]
     lines += [f"pictures   {', '.join(pictures)}"] if pictures else []
     return "\n".join([*lines, f"numbers    {out / 'report.json'}"])

@@ -34,7 +34,10 @@ class ClassFilter(EncodedFilter, ABC):
     def classes(self, context: FilterContext) -> Classes:
         """The classes as the encoder reads them. Raises UserError where there are none to choose between."""
         if not context.class_names:
-            raise UserError(f"{self.kind} needs class names to choose between, and the data has none; use clip_similarity instead")
+            raise UserError(
+                f"{self.kind} needs class names to choose between, and the data tells none before all of it is read; "
+                "list them in class_names of the corpus (or the source), or use clip_similarity instead"
+            )
         encoder = self.encoder(context)
         texts = [self.template] if isinstance(self.template, str) else self.template
         rows = [encoder.encode_texts([text.format(label=name) for text in texts]).mean(axis=0) for name in context.class_names]

@@ -36,12 +36,14 @@ class _Kept(NamedTuple):
 class PromptMemo:
     """Remembers encodings in host memory, least recently used first out. limit: bytes.
 
+    batch: the images of the call that is under way, 0 where that is not known.
     wrapped: whose encode_prompt goes through the memo; empty where a pipeline has no such method.
     bypassed: why calls went to the pipeline unremembered.
     """
 
     def __init__(self, limit: int = 1 << 30):
         self.limit = limit
+        self.batch = 0
         self.wrapped: list[str] = []
         self.bypassed: set[str] = set()
         self._held: OrderedDict[str, tuple[Any, int]] = OrderedDict()
@@ -79,10 +81,16 @@ class PromptMemo:
             if isinstance(items, str):
                 self.bypassed.add(items)
                 groups = _same(bound.arguments.get("prompt"))
-                if len(groups) > 1 and not fixed:
+                if len(groups) > 1 and not fixed and self.batch != 1:
                     raise Split(groups)
                 return method(*args, **kwargs)
-            return _stack([self._once(owner, method, names, values) for values in items], names)
+            try:
+                return _stack([self._once(owner, method, names, values) for values in items], names)
+            except Split:
+                if self.batch != 1:
+                    raise
+                self.bypassed.add("encodes several texts for one image")  # its prompt and its negative prompt, of different lengths
+                return method(*args, **kwargs)
 
         return encode_prompt
 

@@ -21,7 +21,7 @@ def explained(error: Exception, pipe: Any, needs: frozenset[str], size: int, dev
             f"generator.batch: {size} images do not fit into the memory of {device}; lower batch, or set vae_slicing: true or offload: model"
         )
     name, place = type(pipe).__name__, _place(error)
-    if isinstance(error, ValueError) and (place is not None or _is_check(error)):
+    if isinstance(error, ValueError) and (place is not None or is_check(error)):
         return UserError(f"generator: {name} refuses its arguments: {error}")
     if place is None or not isinstance(error, OF_THE_CALL):
         return None
@@ -42,7 +42,7 @@ def _place(error: Exception) -> str | None:
     return places[-1] if places else None
 
 
-def _is_check(error: Exception) -> bool:
+def is_check(error: BaseException) -> bool:
     """Whether an error arose where a pipeline judges its arguments."""
     place = traceback.extract_tb(error.__traceback__)[-1].name
     return place == "__call__" or place.lstrip("_").startswith("check")

@@ -154,6 +154,7 @@ class OpenDiffusers:
             return [image for seed, one in zip(seeds, inputs, strict=True) for image in self._make([seed], [one])]
         try:
             with quiet(), torch.no_grad(), _windows.over(self._pipe, self.kind), fenced(seeds, self.device) as draws:
+                self.memo.batch = len(seeds)
                 result = self._pipe(**self._arguments(seeds, inputs))
         except Split as split:
             covered = sorted(index for group in split.groups for index in group) == list(range(len(seeds)))
@@ -245,7 +246,7 @@ class OpenDiffusers:
 
         What works is remembered. A way that has worked once is kept to, as floats depend on it.
         """
-        if self._noise_device == "cpu" and "device type for generator" in str(error):
+        if self._noise_device != self.device and "device type for generator" in str(error):
             self._noise_device = self.device
             return self._make(seeds, inputs)
         kept = self.alone, self.bare
@@ -260,9 +261,11 @@ class OpenDiffusers:
             return None
         try:
             made = self._make(seeds, inputs)
-        except Exception:
+        except Exception as second:
             self.alone, self.bare = kept
-            return None  # the first error says more than that of a second try
+            if _failures.is_check(error) and not _failures.is_check(second.__cause__ or second):
+                raise  # the arguments were right this time, so that this error says more
+            return None
         if self.alone != kept[0]:
             self._warn_alone()
         return made

@@ -44,6 +44,14 @@ def stored_bytes(cell: Any) -> bytes:
         raise Undecodable(f"cannot read the file: {error}") from error
 
 
+def placed(cell: Any, root: Path | None) -> Any:
+    """A cell whose relative path is found below a folder, as the path there; any other cell as it is."""
+    path = None if root is None else file_path(cell)
+    if root is None or path is None or os.path.isabs(path) or not (root / path).exists():
+        return cell
+    return str(root / path)
+
+
 def digests(cells: Sequence[Any]) -> list[str]:
     """The sha256 of each cell's bytes; 'missing' where there are none. Files are read by a few threads."""
     if any(file_path(cell) for cell in cells[:1]):

@@ -7,10 +7,12 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from factory.errors import UserError
+from factory.errors import OFFLINE, UserError
+from factory.images import IMAGE_SUFFIXES
 
 _SPLITS = {
     "train": ("train", "training"),
@@ -60,23 +62,56 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())
+    if isinstance(error, ConnectionError) and "on the Hub" in text:
+        return text + OFFLINE
     return f"{text or type(error).__name__} ({type(error).__name__})" if len(text) < 600 else text[:600] + " …"
 
 
-def load_files(builder: str, dataset: str, split: str) -> Any:
+def load_files(builder: str, dataset: str, split: str, suffix: str) -> Any:
     """Open files with a packaged builder of `datasets`: one file or a glob is taken whole, a folder is split by its file names.
 
-    Split names may carry a slice as `datasets` writes it (`train[:10%]`).
+    Split names may carry a slice as `datasets` writes it (`train[:10%]`). suffix: of these files.
     """
     from datasets import load_dataset
 
     where = f"source.dataset {dataset!r}"
     if "://" not in dataset and absolute(dataset).is_dir():
+        mixed = _beside_images(absolute(dataset), suffix)
+        if mixed is not None:
+            return call(where, load_dataset, builder, data_files=mixed, split=split)
         return call(where, load_dataset, builder, data_dir=str(absolute(dataset)), split=split)
     files = [dataset] if "://" in dataset else sorted(glob.glob(str(absolute(dataset)), recursive=True))
     if not files:
         raise missing(dataset)
     return call(where, load_dataset, builder, data_files={split.partition("[")[0]: files}, split=split)
+
+
+def _beside_images(base: Path, suffix: str) -> dict[str, list[str]] | None:
+    """Split -> the folder's files with a suffix, by the first word of their names that is a split's, else train.
+
+    None where no image files lie beside them, so that `datasets` can tell the splits by itself.
+    """
+    found, pictures = list[str](), False
+    for folder, inner, names in os.walk(base):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        suffixes = {name: os.path.splitext(name)[1].lower() for name in names}
+        found += [os.path.join(folder, name) for name in names if suffixes[name] == suffix and not name.startswith(".")]
+        pictures = pictures or not IMAGE_SUFFIXES.isdisjoint(suffixes.values())
+    if not pictures:
+        return None
+    splits: dict[str, list[str]] = {}
+    for path in sorted(found):
+        words = (canonical(word) for word in re.split(r"[^a-z]+", Path(path).stem.lower()))
+        splits.setdefault(next((word for word in words if word in _SPLITS), "train"), []).append(path)
+    return splits
+
+
+def folder_of(dataset: str) -> Path:
+    """The folder that relative paths inside a folder's, file's or glob's rows may be counted from."""
+    path = absolute(dataset)
+    while has_magic(str(path)):
+        path = path.parent
+    return path if path.is_dir() else path.parent
 
 
 def split_folder(base: Path, split: str) -> Path:

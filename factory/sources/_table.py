@@ -7,6 +7,7 @@ import json
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -53,6 +54,10 @@ class TableSource(Source):
     @abstractmethod
     def _load(self) -> Any:
         """The split as a `datasets.Dataset`, images undecoded. Raises UserError."""
+
+    def root(self) -> Path | None:
+        """The folder where relative paths in cells are looked for first; None where these are none of the format's."""
+        return None
 
     def open(self) -> DatasetTable:
         """Find the rows without decoding them.
@@ -133,6 +138,7 @@ class DatasetTable:
         synthetic: np.ndarray,
     ):
         self._source, self._rows, self._index = source, rows, index
+        self._root = source.root()
         self.notes = frozenset(key for key in ("caption", "soft_label", "mask", "boxes") if getattr(source, key) is not None)
         self.class_names, self.labels, self.captions, self.synthetic = names, labels, captions, synthetic
         self.fingerprint = self._fingerprint()
@@ -147,9 +153,13 @@ class DatasetTable:
         def cell(name: str | None) -> Any:
             return None if name is None else value_at(row, name)
 
-        data = _content.stored_bytes(cell(source.image))
+        data = _content.stored_bytes(_content.placed(cell(source.image), self._root))
         image = images.decode(data)
-        mask = None if cell(source.mask) is None else _content.mask(cell(source.mask), (image.shape[0], image.shape[1]))
+        mask = (
+            None
+            if cell(source.mask) is None
+            else _content.mask(_content.placed(cell(source.mask), self._root), (image.shape[0], image.shape[1]))
+        )
         boxes = None if source.boxes is None else _content.boxes(cell(source.boxes), source.box_format)
         return Example(
             index=index,
@@ -186,7 +196,7 @@ class DatasetTable:
         total.update(f"{key}\x1e{self._source.box_format if key == 'boxes' else ''}\x1d".encode())
         top = _columns.root(self._rows.features, name)
         for batch in _batches(self._rows.select_columns([top]), self._index, top):
-            cells = [value_at({top: value}, name) for value in batch]
+            cells = [_content.placed(value_at({top: value}, name), self._root if key == "mask" else None) for value in batch]
             for digest in _content.digests(cells) if key == "mask" else map(repr, cells):
                 total.update(f"{digest}\x1d".encode())
 
@@ -196,12 +206,16 @@ class DatasetTable:
         first = value_at(self._rows[int(self._index[0])].to_pylist()[0], source.image)
         top = _columns.root(self._rows.features, source.image)
         cells = self._rows.select_columns([top])
+
+        def at(value: Any) -> Any:
+            return _content.placed(value_at({top: value}, source.image), self._root)
+
         if len(self) > _content.HASH_FILES_UP_TO and _content.file_path(first):
-            every = (value_at({top: value}, source.image) for batch in _batches(cells, self._index, top) for value in batch)
+            every = (at(value) for batch in _batches(cells, self._index, top) for value in batch)
             yield from _content.sizes([_content.file_path(cell) or "" for cell in every])
             return
         for batch in _batches(cells, self._index, top):
-            yield from _content.digests([value_at({top: value}, source.image) for value in batch])
+            yield from _content.digests([at(value) for value in batch])
 
 
 def _batches(rows: Any, index: np.ndarray, name: str, size: int = 500) -> Iterator[list[Any]]:

@@ -21,7 +21,7 @@ class WebDataset(TableSource):
     label: str | None = Field("cls", description="Extension of the class (cls), or a JSON field (json.label); null for unlabelled images.")
 
     def _load(self) -> Any:
-        data = _files.load_files("webdataset", self.dataset, self.split)
+        data = _files.load_files("webdataset", self.dataset, self.split, ".tar")
         if self.image != "image" or "image" in data.features:  # a stored recipe names the default too
             return data
         found = [name for name, feature in data.features.items() if type(feature).__name__ == "Image"]

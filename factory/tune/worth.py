@@ -220,7 +220,10 @@ def _opened(recipe: Recipe, table: Table, dataset: str, split: str) -> Table:
         source: Any = kinds.nested("sources", Source, {**shared, "dataset": dataset, "split": split})
     except ValueError as error:
         raise UserError(f"--real {dataset}: {error}") from error
-    found: Table = source.open()
+    try:
+        found: Table = source.open()
+    except UserError as error:
+        raise UserError(f"--real: {str(error).removeprefix('source.dataset: ')}") from error
     if found.class_names != table.class_names or not table.class_names:
         raise UserError(
             f"--real {dataset} has the classes {found.class_names}, and the recipe's source has {table.class_names}; they must agree"
@@ -230,7 +233,7 @@ def _opened(recipe: Recipe, table: Table, dataset: str, split: str) -> Table:
 
 def _test_images(recipe: Recipe, dataset: str, test: str | None) -> dict[bytes, str]:
     """Pixel digest -> row of every test image that is known of."""
-    table = _test_split(recipe, dataset) if test is None else sets.opened(test, "test", alone=True)
+    table = _test_split(recipe, dataset) if test is None else sets.opened("--test", test, "test", alone=True)
     if table is None:
         log.info("no test images are known, so none is looked for among those of --real; name them with --test")
         return {}
