@@ -168,7 +168,7 @@ def test_the_embedded_model_keeps_every_pixel_outside_the_mask() -> None:
     "family", ["stable_diffusion", "sdxl", "dit", "unclip", "ddpm", "kandinsky22", "embedding_diffusion", "lumina2", "flux"]
 )
 def test_the_class_and_the_loaded_pipeline_give_one_answer(family: str, folder: Callable[[str], Path]) -> None:  # noqa: F811
-    kind = Diffusers(model=str(folder(family)))
+    kind = Diffusers(model=str(folder(family)), batch=1)  # in larger batches every check makes some images
     opened_kind = kind.open("cpu")
     assert NEEDS.keys() - kind.lacks().keys() == opened_kind.accepts
     for needs in map(frozenset, itertools.combinations(sorted(opened_kind.accepts), 2)):
