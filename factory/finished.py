@@ -20,6 +20,7 @@ from factory.filtering import outcome
 from factory.filtering.recipe import FilterRecipe
 from factory.filtering.rows import collected
 from factory.recipe import Recipe
+from factory.records import class_name
 from factory.select import Rule, Selection
 from factory.store import Shards, Store
 
@@ -108,8 +109,8 @@ class Run:
         return [*unlabelled, *range(len(self.class_names))]
 
     def class_name(self, label: int) -> str:
-        """A label in words; all rows of an unlabelled run are one class."""
-        return self.class_names[label] if 0 <= label < len(self.class_names) else "(unlabelled)" if self.class_names else "(all)"
+        """A label of this run in words."""
+        return class_name(self.class_names, label)
 
 
 def read(folder: Path, recipe_file: Path | None = None, sets: Sequence[str] = ()) -> Run:

@@ -164,3 +164,8 @@ class Found:
     columns: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
     detail: str = ""
+
+
+def class_name(class_names: Sequence[str], label: int) -> str:
+    """A label in words, -1 too; all rows of an unlabelled set are one class."""
+    return class_names[label] if 0 <= label < len(class_names) else "(unlabelled)" if class_names else "(all)"

@@ -17,6 +17,7 @@ from factory.files import write_atomically
 from factory.filtering import samples
 from factory.filtering.recipe import FilterRecipe
 from factory.filtering.rows import Rows
+from factory.records import class_name
 from factory.select import Selection
 from factory.store import Store
 
@@ -66,9 +67,8 @@ def _near(spans: list[slice]) -> np.ndarray:
 def _kept(near: np.ndarray, rows: Rows, selection: Selection) -> list[Group]:
     """Some kept rows of each class."""
     classes = np.unique(rows.label[near])[:GROUPS].tolist()
-    names = {c: rows.class_names[c] if c >= 0 else "(unlabelled)" if rows.class_names else "(all)" for c in classes}
     counts = {c: f"{(selection.keep & (rows.label == c)).sum():,} kept" for c in classes}
-    return [(names[c], counts[c], _spread(near[rows.label[near] == c], IMAGES // len(classes))) for c in classes]
+    return [(class_name(rows.class_names, c), counts[c], _spread(near[rows.label[near] == c], IMAGES // len(classes))) for c in classes]
 
 
 def _refused(near: np.ndarray, rows: Rows, selection: Selection) -> list[Group]:
