@@ -78,16 +78,18 @@ class OpenDiffusers:
         if "reference" in needs:
             self.alone = self.alone or _reference.ALONE
         self._needs, self._pipe, self._embed, self._settings, self._ids = needs, target, route, settings, ids
-        if (
-            needs & {"image", "mask", "control"}
-            and self.kind.batch > 1
-            and self.kind.windows is None
-            and self.alone is None
-            and not _modes.is_own(target)
-        ):
-            self._settings = settings | ({"num_inference_steps": _probe.STEPS} if "num_inference_steps" in parameters(target) else {})
-            if _probe.mixes(self, needs):
-                self._go_alone("the pipeline mixes the images of a batch")
+        batched = self.kind.batch > 1 and self.kind.windows is None and self.alone is None
+        if batched and needs & {"image", "mask", "control"} and not _modes.is_own(target) and self._mixes(needs):
+            self._go_alone("the pipeline mixes the images of a batch")
+
+    def _mixes(self, needs: frozenset[str]) -> bool:
+        """Whether a short look, whatever comes of it, shows the images of one call in each other."""
+        settings = self._settings
+        if "num_inference_steps" in parameters(self._pipe):
+            self._settings = settings | {"num_inference_steps": _probe.STEPS}
+        try:
+            return _probe.mixes(self, needs)
+        finally:
             self._settings = settings
 
     def _mode(self, needs: frozenset[str]) -> Any:
