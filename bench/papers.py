@@ -4,7 +4,7 @@ The published methods of bench/_methods.py, each with the same few labelled imag
 real test images alone, several seeds (each draws other labelled images). Generators were trained without labels and without test images
 (recipes/train/representation/{fashion_rich,cifar10_rich,bccd}.yaml), but for prompts, whose model has seen labels and is marked. The encoder that
 guides the first two contains EfficientNet-Lite0, which has seen the labels of ImageNet; `linear_probe` is a probe of that same encoder. Each method
-that makes images is measured twice: with --synthetic of its images, and, filtered, with as many of twice that number: of each class the half to
+that makes images is measured twice: with --synthetic of its images a class, and, filtered, with as many of twice that number: the half to
 which a linear probe on the guiding embedding, fitted to the labelled images alone, gives that class with the least doubt.
 
 Every measurement is a line of --rows, and those that are there are not made again; --minutes stops in between. Then docs/results.json,
@@ -68,7 +68,7 @@ def options() -> argparse.ArgumentParser:
     flags.add_argument("--labels", type=int, nargs="+", default=[5, 10], help="a class")
     flags.add_argument("--tail", type=int, nargs="+", default=[500], help="labels of the largest class of the long tail")
     flags.add_argument("--seeds", type=int, default=5)
-    flags.add_argument("--synthetic", type=int, default=400, help="synthetic images to train on, over all classes")
+    flags.add_argument("--synthetic", type=int, default=60, help="synthetic images of each class to train on")
     flags.add_argument("--unfiltered", action="store_true", help="make no images to choose from, and leave the filtered rows out")
     flags.add_argument("--pool", type=int, default=20_000, help="unlabelled images, of Fashion-MNIST and CIFAR-10")
     flags.add_argument("--test", type=int, default=400, help="test images a class, of Fashion-MNIST and CIFAR-10")
@@ -79,7 +79,7 @@ def options() -> argparse.ArgumentParser:
     flags.add_argument("--training-steps", type=int, default=400, help="of the small network")
     flags.add_argument("--threads", type=int, default=2)
     flags.add_argument("--minutes", type=float, help="stop after the measurement that is going on then")
-    flags.add_argument("--rows", type=Path, default=Path("runs/bench/papers.jsonl"), help="every measurement, one a line; continued")
+    flags.add_argument("--rows", type=Path, default=Path("docs/results.jsonl"), help="every measurement, one a line; continued")
     flags.add_argument("--out", type=Path, default=Path("docs"), help="where results.json and results.md go")
     return flags
 
@@ -137,7 +137,7 @@ def how(given: argparse.Namespace) -> str:
     return (
         "Written by `python -m bench.papers` (its docstring says how each number is made). "
         f"A small network from scratch, {given.training_steps} steps of 64 images with strong augmentation in every arm but `real`; with "
-        f"synthetic images half of each batch is real and half synthetic. {given.synthetic} synthetic images over all classes, made in "
+        f"synthetic images half of each batch is real and half synthetic. {given.synthetic} synthetic images a class, made in "
         f"{given.steps} steps at guidance {given.guidance:g} in {given.dtype}; filtered rows take as many of twice that number. "
         "`pseudo_labels` trains in their place on every unlabelled real image that `propagation` generates from, and `image_variation` is also the "
         "variant of augmented conditioning that neither mixes nor drops. Class-balanced "
@@ -171,7 +171,10 @@ class Study:
         if method.condition or method.pseudo or method.arm == "linear_probe":
             parts += [f"model {_digest(self.one.model)}", f"pool {given.pool}"]
         if method.condition:
-            parts += [f"{given.synthetic} images in {given.steps} steps at guidance {given.guidance:g} in {given.dtype}", method.condition]
+            parts += [
+                f"{given.synthetic} images a class in {given.steps} steps at guidance {given.guidance:g} in {given.dtype}",
+                method.condition,
+            ]
         if method.prompted and self.one.prompted:
             parts += [f"model {_digest(self.one.prompted)}", method.prompts]
         return ", ".join(parts)
@@ -207,17 +210,12 @@ class Study:
 
             self.log.once(labels, arm, seed, trial, **settings)
 
-    @property
-    def amount(self) -> int:
-        """Synthetic images of a class to train on."""
-        return max(1, self.given.synthetic // len(self.judge.class_names))
-
     def _made(self, method: Method, parts: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
         """A method's images and labels, in the order of its requests."""
         given = self.given
         knobs = {"STEPS": str(given.steps), "GUIDANCE": str(given.guidance), "DTYPE": given.dtype, "THREADS": str(given.threads)}
         knobs |= {"CONDITION": str(method.condition), "PROMPTS": method.prompts, "POOL": self.one.pool}
-        knobs |= {"AMOUNT": str(self.amount * (1 if given.unfiltered else 2))}
+        knobs |= {"AMOUNT": str(given.synthetic * (1 if given.unfiltered else 2))}
         model = self.one.prompted if method.prompted and self.one.prompted else self.one.model
         made = self.make(RECIPE, model, knobs | parts)
         return squared(made.images, self.one.side), made.labels.astype(int)
@@ -225,7 +223,7 @@ class Study:
     def _half(
         self, made: tuple[np.ndarray, np.ndarray], real: np.ndarray, known: np.ndarray, seed: int, filtered: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`amount` images of each class: the first, or those that the probe of the labelled images doubts least."""
+        """--synthetic images of each class: the first, or those that the probe of the labelled images doubts least."""
         images, labels = made
         order = np.arange(len(labels))
         if filtered:
@@ -233,7 +231,7 @@ class Study:
             logits = linear_probe(eyes.features(real), known, eyes.features(images), classes, seed).astype(np.float64)
             doubt = np.logaddexp.reduce(logits, axis=1) - logits[order, labels]
             order = np.argsort(doubt, kind="stable")
-        kept = np.concatenate([order[labels[order] == label][: self.amount] for label in np.unique(labels)])
+        kept = np.concatenate([order[labels[order] == label][: self.given.synthetic] for label in np.unique(labels)])
         return images[kept], labels[kept]
 
     def _pseudo(self, table: Any) -> tuple[np.ndarray, np.ndarray]:

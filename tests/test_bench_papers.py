@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 
 SAMPLE, MODEL = ROOT / "data/fashion-mnist", ROOT / "data/models/fashion-mnist"
 NAMES = ["real_strong", "linear_probe", "pseudo_labels", "augmented_embed_mixup_dropout", "propagation", "prompts"]
-FLAGS = ["--labels=3", "--synthetic=20", "--pool=60", "--test=4", "--steps=1", "--training-steps=2", "--dtype=float32", "--threads=1"]
+FLAGS = ["--labels=3", "--synthetic=2", "--pool=60", "--test=4", "--steps=1", "--training-steps=2", "--dtype=float32", "--threads=1"]
 SETS = ["--sets", "fashion-mnist", "bccd"]
 
 
@@ -89,7 +89,7 @@ def test_the_filter_keeps_what_the_probe_believes() -> None:
         eyes, class_names = Eyes(), ["dark", "bright"]
 
     study: Any = papers.Study.__new__(papers.Study)
-    study.given, study.judge = papers.options().parse_args(["--synthetic", "8"]), Judge()
+    study.given, study.judge = papers.options().parse_args(["--synthetic", "4"]), Judge()
     rng = np.random.default_rng(0)
 
     def values(levels: list[int]) -> np.ndarray:
