@@ -316,7 +316,7 @@ def test_the_offline_backbone_is_an_encoder_too(tmp_path: Path) -> None:
     import torch
     from torch.nn import functional as F
 
-    from factory.models.efficientnet import EfficientNetLite0
+    from factory.models.efficientnet import EfficientNetLite
     from factory.models.representation import RepresentationEncoder
 
     square = [picture[:20, :20] for picture in pictures(3)]
@@ -327,7 +327,7 @@ def test_the_offline_backbone_is_an_encoder_too(tmp_path: Path) -> None:
     with torch.inference_mode():
         x = torch.from_numpy(np.stack(square)).permute(0, 3, 1, 2).float() / 255
         x = F.interpolate(x, (32, 32), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-        wanted = F.normalize(EfficientNetLite0(pretrained=True).eval()((x - 0.498) / 0.502), dim=1).numpy()
+        wanted = F.normalize(EfficientNetLite(pretrained=True).eval()((x - 0.498) / 0.502), dim=1).numpy()
     assert np.allclose(found, wanted, atol=1e-5)
     with pytest.raises(UserError, match="from 32 to 224"):
         encoders.open("efficientnet_lite0@7", "cpu")

