@@ -31,6 +31,7 @@ class Set:
     labelled, test, pool: sources as YAML; labelled takes SHOTS and SEED.  side: of the judges' images.  flips: what leaves a label true.
     tail: the labelled images are a long tail, and SHOTS is the size of its largest class.
     prompted: a model of these classes that takes text and has seen labels, where there is one.
+    eyes: a backbone that does not guide the model, for distances.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Set:
     flips: Any
     tail: bool = False
     prompted: Path | None = None
+    eyes: str = "efficientnet_lite0@64"
 
 
 def fashion(
@@ -75,6 +77,7 @@ def cifar10(folder: Path, models: Path, pool: int = 20_000, test: int = 400, tai
         32,
         "horizontal",
         tail,
+        eyes="efficientnet_lite1@64",
     )
 
 

@@ -1,4 +1,4 @@
-"""Few labels and many unlabelled images: python -m bench.representation [--json] --fashion FOLDER --bccd FOLDER [--models FOLDER]
+"""Few labels and many unlabelled images: python -m bench.representation [--json] --fashion FOLDER --cifar10 FOLDER --bccd FOLDER [--models FOLDER]
 
 For each set, labels for 1, 5, 10 and 50 images a class and the rest unlabelled; models of recipes/train/representation/*.yaml, which saw no label
 and no test image. On real test images alone, over several seeds (each draws other labelled images), the class-balanced accuracy of
@@ -10,8 +10,8 @@ neighbours    the same, each child from a random mix of the embeddings of its pa
 propagation   the same, each child from an unlabelled image that the labels reach on a graph of nearest neighbours
 
 frechet is the Fréchet distance of the synthetic images of the largest number of labels to real training images, and frechet_real that of other
-real training images, as many: the floor. Both in EfficientNet-Lite0 features (ImageNet), a network that guides nothing here; precision, recall,
-density and coverage in the same. Rows that --rows already holds are not made again; --minutes stops in between, and what is there is printed.
+real training images, as many: the floor. Both in features of a network that does not guide the set's model: EfficientNet-Lite0 (ImageNet), for
+CIFAR-10, which that one guides, EfficientNet-Lite1; precision, recall, density and coverage in the same. Rows that --rows already holds are not made again; --minutes stops in between, and what is there is printed.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ threads: THREADS
 def sets(given: argparse.Namespace) -> list[Set]:
     """The sets whose data were named."""
     found = [_trials.fashion(given.fashion, given.models)] if given.fashion else []
+    found += [_trials.cifar10(given.cifar10, given.models)] if given.cifar10 else []
     return found + ([_trials.bccd(given.bccd, given.models)] if given.bccd else [])
 
 
@@ -58,6 +59,9 @@ def main() -> None:
     """Every set, number of labels, seed and method; then the table."""
     options = parser(__doc__)
     options.add_argument("--fashion", type=Path, help="a folder with train.parquet and test.parquet of Fashion-MNIST")
+    options.add_argument(
+        "--cifar10", type=Path, help="a folder with train.parquet of CIFAR-10; its rows from 40,000 on are the test images"
+    )
     options.add_argument("--bccd", type=Path, help="a folder with train.parquet and test.parquet of BCCD, with boxes and categories")
     options.add_argument("--models", type=Path, default=Path("runs/models"), help="where recipes/train/representation/*.yaml wrote")
     options.add_argument("--labels", type=int, nargs="+", default=[1, 5, 10, 50])
@@ -73,7 +77,7 @@ def main() -> None:
     options.add_argument("--sheets", type=Path, help="write parents beside children into this folder")
     given = options.parse_args()
     if not sets(given):
-        options.error("name a set with --fashion or --bccd")
+        options.error("name a set with --fashion, --cifar10 or --bccd")
     runtime.fix_numerics(given.threads)
     given.end = time.monotonic() + 60 * given.minutes
     rows = [row for one in sets(given) for row in measured(one, given)]
@@ -115,7 +119,7 @@ def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
 
 def likeness(one: Set, maker: _Maker, method: str, given: argparse.Namespace) -> dict[str, float]:
     """Distances of the synthetic images of the most labels, all seeds together, to real training images of the same classes."""
-    eyes = backbones.open("efficientnet_lite0@64")
+    eyes = backbones.open(one.eyes)
     made = [maker(method, max(given.labels), seed) for seed in range(given.seeds)]
     fake = eyes.features(squared([image for batch in made for image in batch.images], one.side))
     pool = opened(one.labelled.replace("shots: SHOTS, seed: SEED", f"shots: {2 * len(fake)}"))
