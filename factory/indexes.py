@@ -12,6 +12,16 @@ from factory.encoders import Encoder, ParentEmbeddings
 EXACT_ROWS = 200_000  # beyond, a graph index: answers in about a millisecond, and misses a neighbour now and then
 
 
+def by_cosine(units: np.ndarray, exact: int = EXACT_ROWS) -> Any:
+    """A faiss index of unit float32 [N, D]: exact up to so many rows, HNSW (M 32; Malkov and Yashunin 2018) beyond."""
+    import faiss
+
+    dim = units.shape[1]
+    index: Any = faiss.IndexFlatIP(dim) if len(units) <= exact else faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
+    index.add(np.ascontiguousarray(units))
+    return index
+
+
 class ImageIndex:
     """The embeddings of a table's images, searchable by cosine: exactly up to 200,000 images, by HNSW (M 32) beyond.
 
@@ -19,16 +29,11 @@ class ImageIndex:
     """
 
     def __init__(self, table: Table, embeddings: ParentEmbeddings, encoder: Encoder, rows: np.ndarray):
-        import faiss
-
         self.table, self.encoder = table, encoder
         units = embeddings.get(rows.tolist())
         whole = ~np.isnan(units).any(axis=1)
         self.rows = rows[whole]
-        units = np.ascontiguousarray(units[whole])
-        flat = len(units) <= EXACT_ROWS
-        self._index: Any = faiss.IndexFlatIP(encoder.dim) if flat else faiss.IndexHNSWFlat(encoder.dim, 32, faiss.METRIC_INNER_PRODUCT)
-        self._index.add(units)
+        self._index = by_cosine(units[whole])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -48,16 +53,11 @@ def spread_labels(units: np.ndarray, labels: np.ndarray, classes: int, k: int = 
     Label spreading, F ← αSF + (1−α)Y over the graph of k nearest neighbours (Zhou et al. 2004) with weights cosine³ (Iscen et al. 2019), every
     class brought to the same mass, then every row to sum 1. A row that no label reaches is all zeros.
     """
-    import faiss
     import torch
 
     count = len(units)
     k = min(k, count - 1)
-    index: Any = (
-        faiss.IndexFlatIP(units.shape[1]) if count <= EXACT_ROWS else faiss.IndexHNSWFlat(units.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
-    )
-    index.add(np.ascontiguousarray(units))
-    cosines, near = index.search(np.ascontiguousarray(units), k + 1)
+    cosines, near = by_cosine(units).search(np.ascontiguousarray(units), k + 1)
     own = np.repeat(np.arange(count), k + 1)
     use = (near.ravel() >= 0) & (near.ravel() != own)
     one, other, weight = own[use], near.ravel()[use], np.clip(cosines.ravel()[use], 0, None) ** 3

@@ -12,7 +12,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 
 from factory import images as pictures
 from factory.models.representation import RepresentationEncoder
-from factory.models.sampling import Callback, Generators, Rows, SamplingPipeline
+from factory.models.sampling import Callback, Generators, Rows, SamplingPipeline, grey
 from factory.models.scheduler import GaussianPathScheduler
 from factory.models.transformer import PatchTransformer
 
@@ -53,7 +53,7 @@ class RepresentationDiffusionPipeline(SamplingPipeline):
     @property
     def factor(self) -> int:
         """Pixels per latent, along a side."""
-        return 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return 1 if self.vae is None else latent_factor(self.vae)
 
     @property
     def sample_size(self) -> tuple[int, int]:
@@ -63,34 +63,20 @@ class RepresentationDiffusionPipeline(SamplingPipeline):
 
     @torch.no_grad()
     def __call__(
-        self,
-        image: Any = None,
-        image_embeds: torch.Tensor | None = None,
-        strength: float | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_inference_steps: int = 25,
-        guidance_scale: float = 2.0,
-        eta: float | None = None,
-        num_images_per_prompt: int = 1,
-        generator: Generators = None,
-        latents: torch.Tensor | None = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        callback_on_step_end: Callback = None,
-        callback_on_step_end_tensor_inputs: list[str] | None = None,
-    ) -> ImagePipelineOutput | tuple[Any]:
-        """Make images; without image and image_embeds, unconditional ones.
+        self, image: Any = None, image_embeds: torch.Tensor | None = None, strength: float | None = None,
+        height: int | None = None, width: int | None = None,
+        num_inference_steps: int = 25, guidance_scale: float = 2.0, eta: float | None = None,
+        num_images_per_prompt: int = 1, generator: Generators = None, latents: torch.Tensor | None = None,
+        output_type: str = "pil", return_dict: bool = True,
+        callback_on_step_end: Callback = None, callback_on_step_end_tensor_inputs: list[str] | None = None,
+    ) -> ImagePipelineOutput | tuple[Any]:  # fmt: skip
+        """Make images; without image and image_embeds, unconditional ones. The class says what the other arguments are.
 
         image without strength: variations, conditioned on the images' embeddings alone; no pixel is used.
         image with strength in (0, 1]: image to image (SDEdit, Meng et al. 2021), conditioned on image_embeds where given, else on the
         image's own.
         image_embeds: [N, D], or [N, K, D] for several tokens, used as given; zeros are no condition.
-        height, width: pixels, multiples of `factor` times the patch; the trained size where not given.
-        guidance_scale: classifier-free guidance (Ho and Salimans 2022); at most 1 turns it off; the paper uses 2.
-        eta: see the scheduler; None for its own.
-        generator: one, or one per image; with one per image, each image depends on its own alone.
-        latents: starting noise.  output_type: "pil", "np" ([N, H, W, 3] in [0, 1]) or "pt" ([N, 3, H, W] in [0, 1]), always RGB; or "latent".
+        guidance_scale: the paper uses 2.  eta: see the scheduler; None for its own.
         Raises ValueError for inputs that contradict each other.
         """
         height, width = height or self.sample_size[0], width or self.sample_size[1]
@@ -135,10 +121,12 @@ class RepresentationDiffusionPipeline(SamplingPipeline):
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (or pixels) -> float32 [N, 3, H, W] in [0, 1]."""
-        if self.vae is not None:
-            shift, scale = latent_scale(self.vae)
-            latents = self.vae.decode((latents / scale + shift).to(self.vae.dtype), return_dict=False)[0]
-        return super().decode(latents)
+        return super().decode(latents if self.vae is None else from_latents(self.vae, latents))
+
+
+def latent_factor(vae: Any) -> int:
+    """Pixels per latent of an autoencoder, along a side."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
 def latent_scale(vae: Any) -> tuple[float, float]:
@@ -151,10 +139,16 @@ def to_latents(vae: Any, pixels: torch.Tensor, channels: int) -> torch.Tensor:
     """uint8 [N, 1 or 3, H, W] -> float32 [N, C, h, w]: latents, or without a vae pixels in [-1, 1] with so many channels."""
     x = pixels.float() / 127.5 - 1
     if vae is None:
-        if channels == 1 and x.shape[1] == 3:
-            x = (x * torch.tensor([0.299, 0.587, 0.114], device=x.device).view(3, 1, 1)).sum(1, keepdim=True)
+        x = grey(x) if channels == 1 and x.shape[1] == 3 else x
         return x.expand(-1, channels, -1, -1)
     encoded = vae.encode(x.expand(-1, 3, -1, -1).to(vae.dtype))
     found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
     shift, scale = latent_scale(vae)
     return (found.float() - shift) * scale
+
+
+def from_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """[N, C, h, w] -> [N, 3, H, W] in about [-1, 1], in the autoencoder's number type."""
+    shift, scale = latent_scale(vae)
+    decoded: torch.Tensor = vae.decode((latents / scale + shift).to(vae.dtype), return_dict=False)[0]
+    return decoded

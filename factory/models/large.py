@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from factory.models.guided import RepresentationDiffusionPipeline, latent_scale
+from factory.models.guided import RepresentationDiffusionPipeline, from_latents
 
 BATCH = 32  # windows denoised together
 TILE = 256  # pixels along a side of a tile in a TIFF
+OVERLAP = 0.75  # share of a window that its neighbours see too, as in the paper
 SPREAD = 0.25  # share of a tile that neighbouring tiles decode too
 NAMES = ("sample", "hidden_states")  # what denoisers call what they denoise
 
@@ -60,7 +61,7 @@ def ramp(window: int) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def windowed(denoiser: Any, window: tuple[int, int], overlap: float = 0.75, grid: bool = False) -> Iterator[None]:
+def windowed(denoiser: Any, window: tuple[int, int], overlap: float = OVERLAP, grid: bool = False) -> Iterator[None]:
     """While this lasts, the denoiser works on canvases of any size: on windows of its own size, whose outputs are averaged smoothly.
 
     grid: its second input from the front, `image_embeds`, is [B, R, C, …, D], and each window gets the embedding of its place.
@@ -76,25 +77,24 @@ def windowed(denoiser: Any, window: tuple[int, int], overlap: float = 0.75, grid
             raise ValueError(f"{type(denoiser).__name__} does not denoise images of channels, so windows cannot be cut from them")
         if tuple(sample.shape[-2:]) == window and not grid:
             return inner(*args, **kwargs)
+        further = {key: value for key, value in values.items() if key != name}
+        embeds = further.pop("2") if grid else None
         out: Any = None
-        template: Any = None
         weight = (ramp(window[0])[:, None] * ramp(window[1])[None]).to(sample.device)
         total = torch.zeros(sample.shape[-2:], device=sample.device)
         for places in _batches(sample.shape, window, overlap):
-            rest = {key: value for key, value in values.items() if key != name}
-            if grid:
-                rest["2"] = _embeds(rest["2"], places, sample.shape, window)
+            rest = {key: _repeated(value, len(sample), len(places)) for key, value in further.items()}
+            if embeds is not None:
+                rest["2"] = _embeds(embeds, places, sample.shape, window)
             parts = torch.cat([sample[:, :, y : y + window[0], x : x + window[1]] for y, x in places])
-            answer = _call(
-                inner, name, parts, {key: _repeated(v, len(sample), len(places), grid and key == "2") for key, v in rest.items()}
-            )
-            template, found = answer, _tensor(answer).float()
+            answer = _call(inner, name, parts, rest)
+            found = _tensor(answer).float()
             if out is None:  # a model that answers with a variance too has more channels than it was given
                 out = torch.zeros(len(sample), found.shape[1], *sample.shape[2:], device=sample.device)
             for (y, x), part in zip(places, found.split(len(sample)), strict=True):
                 out[:, :, y : y + window[0], x : x + window[1]] += weight * part
                 total[y : y + window[0], x : x + window[1]] += weight
-        return _like(template, (out / total).to(sample.dtype))
+        return _like(answer, (out / total).to(sample.dtype))
 
     denoiser.forward = forward
     try:
@@ -126,13 +126,13 @@ def generate(
     width: int,
     generator: torch.Generator,
     grid: torch.Tensor | None = None,
-    overlap: float = 0.75,
+    overlap: float = OVERLAP,
     **call: Any,
 ) -> torch.Tensor:
     """The latents (or pixels) of a large image, [C, h, w]; `rows` decodes them. Memory grows with this canvas alone.
 
     pipe: a RepresentationDiffusionPipeline with a grid of embeddings [R, C, …, D], or any pipeline of diffusers whose denoiser takes images
-    of channels; then `call` holds its prompt.  height, width: multiples of what the pipeline asks for.  overlap: of windows; the paper uses 0.75.
+    of channels; then `call` holds its prompt.  height, width: multiples of what the pipeline asks for.  overlap: of windows.
     call: further arguments of the pipeline's call.  Raises ValueError.
     """
     denoiser = denoiser_of(pipe)
@@ -252,12 +252,12 @@ def _embeds(grid: torch.Tensor, places: list[tuple[int, int]], shape: Any, windo
     return each.flatten(0, 1)
 
 
-def _repeated(value: Any, images: int, windows: int, done: bool) -> Any:
+def _repeated(value: Any, images: int, windows: int) -> Any:
     """A denoiser's further input, once for every window: anything with a row per image is repeated."""
-    if isinstance(value, torch.Tensor) and value.ndim and len(value) == images and not done:
+    if isinstance(value, torch.Tensor) and value.ndim and len(value) == images:
         return value.repeat(windows, *[1] * (value.ndim - 1))
     if isinstance(value, dict):
-        return {key: _repeated(inner, images, windows, done) for key, inner in value.items()}
+        return {key: _repeated(inner, images, windows) for key, inner in value.items()}
     return value
 
 
@@ -304,9 +304,7 @@ def _edges(side: int) -> torch.Tensor:
 @torch.no_grad()  # else every strip would hold the graph of all strips above it
 def _decoded(vae: Any, tile: torch.Tensor) -> torch.Tensor:
     """Latents [1, C, h, w] -> pixels [3, H, W] in [0, 1]."""
-    shift, scale = latent_scale(vae)
-    out = vae.decode((tile / scale + shift).to(vae.dtype), return_dict=False)[0]
-    return (out[0].float() / 2 + 0.5).clamp(0, 1)
+    return (from_latents(vae, tile)[0].float() / 2 + 0.5).clamp(0, 1)
 
 
 def _bytes(pixels: torch.Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from factory import images as pictures
 from factory.models.clip import ClipEncoder
-from factory.models.sampling import Callback, Generators, Rows, SamplingPipeline, repeat
+from factory.models.sampling import Callback, Generators, Rows, SamplingPipeline, grey, repeat
 from factory.models.transformer import PatchTransformer
 
 
@@ -32,27 +32,15 @@ class EmbeddingDiffusionPipeline(SamplingPipeline):
 
     @torch.no_grad()
     def __call__(
-        self,
-        prompt: str | list[str] | None = None,
-        image: Any = None,
-        image_embeds: torch.Tensor | None = None,
-        prompt_embeds: torch.Tensor | None = None,
-        strength: float | None = None,
-        mask_image: Any = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_inference_steps: int = 16,
-        guidance_scale: float = 1.5,
-        negative_prompt: str | list[str] | None = None,
-        num_images_per_prompt: int = 1,
-        generator: Generators = None,
-        latents: torch.Tensor | None = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        callback_on_step_end: Callback = None,
-        callback_on_step_end_tensor_inputs: list[str] | None = None,
-    ) -> ImagePipelineOutput | tuple[Any]:
-        """Make images; every condition may be left out, and those given are combined.
+        self, prompt: str | list[str] | None = None, image: Any = None,
+        image_embeds: torch.Tensor | None = None, prompt_embeds: torch.Tensor | None = None,
+        strength: float | None = None, mask_image: Any = None, height: int | None = None, width: int | None = None,
+        num_inference_steps: int = 16, guidance_scale: float = 1.5, negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1, generator: Generators = None, latents: torch.Tensor | None = None,
+        output_type: str = "pil", return_dict: bool = True,
+        callback_on_step_end: Callback = None, callback_on_step_end_tensor_inputs: list[str] | None = None,
+    ) -> ImagePipelineOutput | tuple[Any]:  # fmt: skip
+        """Make images; every condition may be left out, and those given are combined. The class says what the other arguments are.
 
         prompt, prompt_embeds: text, or its embeddings [N, D].
         image without strength: a variation, conditioned on the image's embedding alone; no pixel of it is used.
@@ -61,31 +49,17 @@ class EmbeddingDiffusionPipeline(SamplingPipeline):
         mask_image: with an image: white where it is repainted, the rest of the image stays as it is. At every step the rest is the
         image noised to that level (RePaint, Lugmayr et al. 2022, without its resampling). strength is then 1 if not given.
         image_embeds: [N, D], used as given; a mean of several images' embeddings is a mix of them.
-        height, width: pixels, multiples of the patch; the trained size where not given.
-        guidance_scale: classifier-free guidance (Ho and Salimans 2022); at most 1 turns it off.
-        generator: one, or one per image; with one per image, each image depends on its own alone.
-        latents: starting noise [N, C, height, width].
-        output_type: "pil", "np" ([N, H, W, 3] in [0, 1]) or "pt" ([N, 3, H, W] in [0, 1]), always RGB; or "latent", here [N, C, H, W] in [-1, 1].
-        callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}); may return changed latents.
         Raises ValueError for inputs that contradict each other.
         """
         side = self.transformer.config.sample_size
         height, width = height or side, width or side
-        if mask_image is not None and strength is None:
-            strength = 1.0
+        strength = 1.0 if strength is None and mask_image is not None else strength
         self._check(image, strength, height, width, output_type)
-        self._check_conditions(prompt, image, image_embeds, prompt_embeds, strength)
-        if prompt is not None:
-            prompt_embeds = self.encode_prompt(prompt)
-        if image is not None and strength is None:
-            image_embeds = self.encode_image(image)
+        embeds = self._embeds(prompt, image, image_embeds, prompt_embeds, strength)
         start = None if strength is None else self.prepare_image(image, height, width)
-        count, (start, image_embeds, prompt_embeds) = self._batch(
-            num_images_per_prompt, generator, latents, start, image_embeds, prompt_embeds
-        )
-        guided = guidance_scale > 1 and (image_embeds is not None or prompt_embeds is not None)
-        negative = self.encode_prompt(negative_prompt) if negative_prompt is not None and guided else None
-        conditions = self._conditions(count, image_embeds, prompt_embeds, negative, guided)
+        count, (start, *embeds) = self._batch(num_images_per_prompt, generator, latents, start, *embeds)
+        guided = guidance_scale > 1 and any(rows is not None for rows in embeds)
+        conditions = self._conditions(count, embeds, negative_prompt, guided)
         timesteps = self._schedule(num_inference_steps, strength)
         noise = self.prepare_latents(count, height, width, generator, latents)
         repaint = None if mask_image is None else repeat(self.prepare_mask(mask_image, height, width), count)
@@ -118,7 +92,7 @@ class EmbeddingDiffusionPipeline(SamplingPipeline):
         for one in pictures.from_output(image):
             x = torch.tensor(one).permute(2, 0, 1)[None].float() / 127.5 - 1
             if self.transformer.config.in_channels == 1:
-                x = (x * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+                x = grey(x)
             if x.shape[2:] != (height, width):
                 x = F.interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False)
             ready.append(x)
@@ -158,18 +132,17 @@ class EmbeddingDiffusionPipeline(SamplingPipeline):
         without, given = self.transformer(torch.cat([x, x]), timestep, **conditions).chunk(2)
         return without + guidance * (given - without)
 
-    def _conditions(
-        self, count: int, image_embeds: torch.Tensor | None, prompt_embeds: torch.Tensor | None, negative: torch.Tensor | None, guided: bool
-    ) -> dict[str, Rows]:
+    def _conditions(self, count: int, embeds: list[Rows], negative_prompt: str | list[str] | None, guided: bool) -> dict[str, Rows]:
         """Embeddings for the denoiser; under guidance the unconditional half comes first, zeros or the negative prompt."""
-        given = {"image_embeds": image_embeds, "prompt_embeds": prompt_embeds}
+        given = dict(zip(("image_embeds", "prompt_embeds"), embeds, strict=True))
         if not guided:
             return given
-        if negative is not None:
-            given["prompt_embeds"] = negative.new_zeros(count, negative.shape[1]) if prompt_embeds is None else prompt_embeds
-            without = {"prompt_embeds": repeat(negative, count)}
-        else:
-            without = {}
+        without = {}
+        if negative_prompt is not None:
+            negative = self.encode_prompt(negative_prompt)
+            without["prompt_embeds"] = repeat(negative, count)
+            if given["prompt_embeds"] is None:
+                given["prompt_embeds"] = negative.new_zeros(count, negative.shape[1])
         pairs = {name: (without.get(name, torch.zeros_like(rows)), rows) for name, rows in given.items() if rows is not None}
         return {name: torch.cat(pair) for name, pair in pairs.items()}
 
@@ -180,8 +153,13 @@ class EmbeddingDiffusionPipeline(SamplingPipeline):
         self.scheduler.set_timesteps(sigmas=np.linspace(top, top / steps, steps).tolist(), device=self._execution_device)
         return self.scheduler.timesteps
 
-    def _check_conditions(self, prompt: Any, image: Any, image_embeds: Rows, prompt_embeds: Rows, strength: float | None) -> None:
+    def _embeds(self, prompt: Any, image: Any, image_embeds: Rows, prompt_embeds: Rows, strength: float | None) -> list[Rows]:
+        """[image_embeds, prompt_embeds]: those that were given, or of the image and the text that were. Raises ValueError where both were."""
         if prompt is not None and prompt_embeds is not None:
             raise ValueError("prompt and prompt_embeds say the same thing; pass one of them")
         if image is not None and strength is None and image_embeds is not None:
             raise ValueError("image and image_embeds both ask for a variation; pass one of them, or a strength to start from the image")
+        return [
+            self.encode_image(image) if image is not None and strength is None else image_embeds,
+            self.encode_prompt(prompt) if prompt is not None else prompt_embeds,
+        ]

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from factory.models import efficientnet
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-LIBRARIES = ("timm", "transformers", "open_clip")
 
 
 class RepresentationEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -141,9 +140,9 @@ def open_tower(name: str) -> list[tuple[nn.Module, dict[str, Any]]]:
         if own.config.projected:
             raise ValueError(f"{name} is whitened; only encoders that are not can stand beside others")
         return list(zip(own.networks, own.config.towers, strict=True))
-    if library not in LIBRARIES:
-        raise ValueError(f"unknown library {library!r} in {name!r}; there are: {', '.join(LIBRARIES)}, or a folder")
-    return [globals()[f"_open_{library}"](rest)]
+    if library not in _OPENED_BY:
+        raise ValueError(f"unknown library {library!r} in {name!r}; there are: {', '.join(_OPENED_BY)}, or a folder")
+    return [_OPENED_BY[library](rest)]
 
 
 def _open_efficientnet(name: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -199,6 +198,9 @@ def _open_open_clip(name: str) -> tuple[nn.Module, dict[str, Any]]:
     spec = {"library": "open_clip", "name": name, "config": model, "size": size if isinstance(size, int) else size[0]}
     spec |= {"mean": list(how["mean"]), "std": list(how["std"]), "interpolation": how.get("interpolation", "bicubic")}
     return network, {**spec, "dim": int(model["embed_dim"])}
+
+
+_OPENED_BY = {"timm": _open_timm, "transformers": _open_transformers, "open_clip": _open_open_clip}
 
 
 def build_tower(spec: dict[str, Any]) -> nn.Module:

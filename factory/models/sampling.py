@@ -18,7 +18,15 @@ OUTPUTS = ("pil", "np", "pt", "latent")
 
 
 class SamplingPipeline(DiffusionPipeline):
-    """A denoiser of images or latents by embeddings of the images."""
+    """A denoiser of images or latents by embeddings of the images. What the calls of all such pipelines take:
+
+    height, width: pixels, multiples of `factor` times the patch; the trained size where not given.
+    guidance_scale: classifier-free guidance (Ho and Salimans 2022); at most 1 turns it off.
+    generator: one, or one per image; with one per image, each image depends on its own alone.
+    latents: starting noise [N, C, h, w], in place of the generator's.
+    output_type: "pil", "np" ([N, H, W, 3] in [0, 1]) or "pt" ([N, 3, H, W] in [0, 1]), always RGB; or "latent", what is denoised.
+    callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}); may return changed latents.
+    """
 
     transformer: Any
     scheduler: Any
@@ -56,7 +64,7 @@ class SamplingPipeline(DiffusionPipeline):
     def _denoised(
         self, x: torch.Tensor, timesteps: torch.Tensor, step: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor], callback: Callback
     ) -> torch.Tensor:
-        """step(number, timestep, x) at each timestep in turn. callback: as callback_on_step_end of diffusers; may return other latents."""
+        """step(number, timestep, x) at each timestep in turn."""
         with self.progress_bar(total=len(timesteps)) as bar:
             for number, timestep in enumerate(timesteps):
                 x = step(number, timestep, x)
@@ -86,6 +94,12 @@ class SamplingPipeline(DiffusionPipeline):
             raise ValueError(f"strength needs an image and lies in (0, 1], not {strength}")
         if output_type not in OUTPUTS:
             raise ValueError(f"output_type is 'pil', 'np', 'pt' or 'latent', not {output_type!r}")
+
+
+def grey(pixels: torch.Tensor) -> torch.Tensor:
+    """[N, 3, H, W] -> [N, 1, H, W], by the luma of ITU-R BT.601."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device).view(3, 1, 1)
+    return (pixels * weights).sum(1, keepdim=True)
 
 
 def repeat(rows: torch.Tensor, count: int) -> torch.Tensor:

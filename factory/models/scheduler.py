@@ -59,7 +59,8 @@ class GaussianPathScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return log_alpha.exp(), (-torch.expm1(2 * log_alpha)).clamp_min(0).sqrt()
 
     def slopes(self, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """t in (0, 1] -> (dα/dt, dσ/dt)."""
+        """t in (0, 1] -> (dα/dt, dσ/dt); below EDGE those at EDGE, since dσ/dt of variance_preserving has no bound at 0."""
+        time = time.clamp_min(EDGE)
         alpha, sigma = self.levels(time)
         if self.config.path == "linear":
             return -torch.ones_like(time), torch.ones_like(time)
@@ -137,7 +138,6 @@ class GaussianPathScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _at(self, timestep: torch.Tensor, sample: torch.Tensor, of: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Two coefficients at a timestep, shaped to multiply the sample."""
         time = (timestep.to(sample.device, torch.float32) / TIMES).clamp(0, 1)
-        time = time.clamp_min(EDGE) if of == self.slopes else time
         first, second = of(time)
         shape = (-1, *[1] * (sample.ndim - 1)) if time.ndim else ()
         return first.reshape(shape), second.reshape(shape)
