@@ -269,7 +269,7 @@ def test_what_training_reads_is_on_disk(cache: Any, photos: Path, tmp_path: Path
 def test_a_models_digest_is_the_same_in_every_process(tmp_path: Path) -> None:
     code = """
 from diffusers import AutoencoderKL
-from factory.train.representation_diffusion import digest
+from factory.train.encoded import digest
 import torch
 torch.manual_seed(0)
 print(digest(AutoencoderKL(block_out_channels=(8,), norm_num_groups=8)))

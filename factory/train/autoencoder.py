@@ -20,7 +20,7 @@ log = logging.getLogger("factory.train")
 def train(recipe: Autoencoder) -> None:
     """Train and write `recipe.out`, a folder for `vae:` of a representation_diffusion recipe; latents are scaled to unit variance."""
     data = prepared.prepare(recipe)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = loop.device()
     torch.manual_seed(recipe.seed)
     model = make_model(recipe).to(device)
     model.to(memory_format=torch.channels_last)

@@ -7,15 +7,12 @@ model serves text, variations, mixes and guidance (Ho and Salimans 2022).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim.swa_utils import AveragedModel
 
 from factory import seeds
 from factory.models.clip import ClipEncoder
@@ -37,12 +34,11 @@ def train(recipe: Diffusion) -> None:
     torch.manual_seed(recipe.seed)
     channels, size = pictures.pixels.shape[1:3]
     model = PatchTransformer(channels, size, recipe.patch, recipe.width, recipe.depth, recipe.heads, clip.embed_dim)
-    average = AveragedModel(model, avg_fn=moving_average(recipe.ema))
+    average = loop.averaged(model, recipe.ema)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
     pixels = torch.from_numpy(pictures.pixels)
     log.info("%d images, %d captions, %.2f M parameters", len(pictures), len(text_embeds), sum(p.numel() for p in model.parameters()) / 1e6)
 
-    # the plain attention kernel is the fastest for so few tokens: on a CPU the fused one's backward pass costs six times as much
     def step(k: int) -> dict[str, torch.Tensor]:
         rng, rows = loop.draws(recipe, k), loop.rows(recipe, len(pictures), k)
         noise_source = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -55,7 +51,7 @@ def train(recipe: Diffusion) -> None:
         noise = torch.randn(x.shape, generator=noise_source)
         time = torch.randn(recipe.batch, generator=noise_source).sigmoid()
         at = time[:, None, None, None]
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16), sdpa_kernel(SDPBackend.MATH):
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16), loop.plain_attention(x.device):
             velocity = model((1 - at) * x + at * noise, time * 1000, image * keep_image, text * keep_text)
         loss = F.mse_loss(velocity.float(), noise - x)
         loop.descend(recipe, k, loss, optimizer, model.parameters())
@@ -67,15 +63,6 @@ def train(recipe: Diffusion) -> None:
     averaged: Any = average.module
     EmbeddingDiffusionPipeline(averaged.eval().half(), FlowMatchEulerDiscreteScheduler(), clip).save_pretrained(recipe.out)
     loop.finish(recipe)
-
-
-def moving_average(decay: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | int], torch.Tensor]:
-    """An exponential moving average that forgets its first steps sooner: after n of them it decays by at most (1+n)/(10+n)."""
-
-    def update(mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
-        return mean.lerp(value, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
-
-    return update
 
 
 def kept(recipe: Diffusion, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

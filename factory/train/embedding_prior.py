@@ -8,17 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from factory.errors import UserError
 from factory.models.guided import RepresentationDiffusionPipeline
 from factory.models.prior import EmbeddingPriorModel
 from factory.models.scheduler import GaussianPathScheduler
-from factory.train import loop, prepared
-from factory.train.diffusion import moving_average
+from factory.train import encoded, loop, prepared
 from factory.train.prepared import Prepared
 from factory.train.recipe import EmbeddingPrior
-from factory.train.representation_diffusion import digest
 from factory.train.summary import write_training
 
 log = logging.getLogger("factory.train")
@@ -26,19 +23,16 @@ log = logging.getLogger("factory.train")
 
 def train(recipe: EmbeddingPrior) -> None:
     """Train and write `recipe.out`, a folder for the condition embedding_prior. Raises UserError."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = loop.device()
     pipe, data = _pipeline(recipe), _labelled(recipe)
-    encoder, scales = pipe.encoder, pipe.config.scales
-    torch.nn.Module.to(encoder, device)
     labels = torch.from_numpy(data.labels.astype(np.int64))
-    shape = (sum(scale**2 for scale in scales), encoder.embed_dim)
-    key = f"embeddings {digest(encoder)} {tuple(scales)}"
-    embeds = data.derived(key, shape, lambda x: encoder.encode_scales(x.to(device), scales), data.symmetries(recipe.flips))
+    embeds = encoded.embeddings(data, pipe.encoder.to(device), pipe.config.scales, data.symmetries(recipe.flips))
+    tokens, dim = embeds.shape[2:]
     torch.manual_seed(recipe.seed)
     names = data.table.class_names if recipe.of == "class" else []
-    model = EmbeddingPriorModel(*shape, recipe.of, names, width=recipe.width, depth=recipe.depth).to(device)
+    model = EmbeddingPriorModel(tokens, dim, recipe.of, names, width=recipe.width, depth=recipe.depth).to(device)
     texts = None if recipe.of != "text" else model.encode_texts([(data.table.captions or [])[row] for row in data.rows]).cpu()
-    average = AveragedModel(model, avg_fn=moving_average(recipe.ema))
+    average = loop.averaged(model, recipe.ema)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
     scheduler = GaussianPathScheduler()
     log.info("%d images, %.2f M parameters", len(data), sum(p.numel() for p in model.parameters()) / 1e6)
@@ -46,7 +40,7 @@ def train(recipe: EmbeddingPrior) -> None:
     def step(k: int) -> dict[str, torch.Tensor]:
         rng, rows = loop.draws(recipe, k), loop.rows(recipe, len(data), k)
         x = torch.from_numpy(embeds[rng.integers(len(embeds), size=recipe.batch), rows].astype(np.float32)).flatten(1)
-        x = x * shape[1] ** 0.5
+        x = x * dim**0.5
         keep = torch.from_numpy(rng.random(recipe.batch) >= recipe.drop)
         source = torch.Generator().manual_seed(int(rng.integers(2**62)))
         noise = torch.randn(x.shape, generator=source)

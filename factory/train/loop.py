@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.swa_utils import AveragedModel
 
 from factory import seeds
 from factory.train.recipe import Training
@@ -108,6 +111,28 @@ def decaying(weights: Iterable[torch.nn.Parameter]) -> list[dict[str, Any]]:
     """An optimizer's groups of weights: matrices decay, biases and scales do not."""
     own = list(weights)
     return [{"params": [p for p in own if p.ndim > 1]}, {"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0}]
+
+
+def averaged(model: torch.nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a model's weights that forgets its first steps sooner.
+
+    After n updates it decays by at most (1+n)/(10+n).
+    """
+
+    def update(mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+        return mean.lerp(value, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return AveragedModel(model, avg_fn=update)
+
+
+def device() -> torch.device:
+    """What a training on one process computes on."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def plain_attention(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """On a CPU the plain kernel: for few tokens the fused one's backward pass costs six times as much."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
 
 
 def _identity(recipe: Training) -> str:

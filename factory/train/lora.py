@@ -56,13 +56,14 @@ def train(recipe: Lora) -> None:
         return {"loss": loss.detach()}
 
     denoiser.train()
-    loop.run(recipe, {"adapter": _Adapter(denoiser), "optimizer": optimizer}, step)
-    _save(pipe, part, denoiser, recipe)
+    adapter = _Adapter(denoiser)
+    loop.run(recipe, {"adapter": adapter, "optimizer": optimizer}, step)
+    _save(pipe, part, adapter, recipe)
     loop.finish(recipe)
 
 
 class _Adapter:
-    """The adapter's weights alone, for checkpoints."""
+    """The adapter's weights alone, as they are checkpointed and written."""
 
     def __init__(self, denoiser: Any):
         self.denoiser = denoiser
@@ -176,10 +177,9 @@ def _flow_loss(pipe: Any) -> Loss:
     return loss
 
 
-def _save(pipe: Any, part: str, denoiser: Any, recipe: Lora) -> None:
+def _save(pipe: Any, part: str, adapter: _Adapter, recipe: Lora) -> None:
     from diffusers.utils import convert_state_dict_to_diffusers
-    from peft import get_peft_model_state_dict
 
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(denoiser))
+    layers = convert_state_dict_to_diffusers(adapter.state_dict())
     layers = {name: tensor.detach().cpu().contiguous() for name, tensor in layers.items()}
     pipe.save_lora_weights(str(recipe.out), **{f"{part}_lora_layers": layers})

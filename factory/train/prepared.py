@@ -56,7 +56,12 @@ class Prepared:
         """uint8 [len(rows), C, H, W], in the order of the disk."""
         return torch.from_numpy(self.pixels[np.sort(rows)])
 
+    def seen(self, rows: np.ndarray | slice, symmetry: np.ndarray) -> torch.Tensor:
+        """uint8 [n, C, H, W]: these images, each under its symmetry of `symmetry`, int [n]."""
+        return transformed(torch.from_numpy(np.array(self.pixels[rows])), torch.from_numpy(symmetry.astype(np.int64)))
+
     def chunks(self, size: int = CHUNK) -> Iterator[slice]:
+        """All rows in order, some at a time."""
         for start in range(0, len(self), size):
             yield slice(start, min(start + size, len(self)))
 
@@ -83,8 +88,7 @@ class Prepared:
                 told = _Told(symmetries.size, "encoded")
                 for number, view in enumerate(symmetries):
                     for part in self.chunks():
-                        x = transformed(torch.from_numpy(np.array(self.pixels[part])), torch.from_numpy(view[part].astype(np.int64)))
-                        out[number, part] = make(x).float().cpu().numpy()
+                        out[number, part] = make(self.seen(part, view[part])).float().cpu().numpy()
                         told(part.stop - part.start)
                 out.flush()
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from factory.errors import UserError
 from factory.models.representation import RepresentationEncoder, prepare, timm_tower
-from factory.train import loop, prepared
+from factory.train import encoded, loop, prepared
 from factory.train.prepared import Prepared
 from factory.train.recipe import Representation
 from factory.train.summary import write_training
@@ -28,7 +28,7 @@ log = logging.getLogger("factory.train")
 def train(recipe: Representation) -> None:
     """Train and write `recipe.out`, a folder for `encoder:` of a representation_diffusion recipe and for every `model:` of an encoder."""
     data = prepared.prepare(recipe)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = loop.device()
     torch.manual_seed(recipe.seed)
     network, spec = _tower(recipe, data)
     method = _METHODS[recipe.method](network, int(spec["dim"]), recipe).to(device)
@@ -54,7 +54,7 @@ def train(recipe: Representation) -> None:
     loop.run(recipe, {"method": method, "optimizer": optimizer}, step)
     encoder = _encoder(method, spec).to(device)
     if recipe.whiten is not None:
-        encoder = whitened(encoder, data, recipe.whiten)
+        encoder = encoded.whitened(encoder, data, recipe.whiten)
     encoder.save_pretrained(recipe.out)
     accuracy = neighbour_accuracy(encoder, data)
     if accuracy is not None:
@@ -68,12 +68,6 @@ def _encoder(method: _Method, spec: dict[str, Any]) -> RepresentationEncoder:
     encoder = RepresentationEncoder([spec], int(spec["dim"]))
     encoder.networks[0].load_state_dict(method.trained().state_dict())
     return encoder.eval().requires_grad_(False)
-
-
-def whitened(encoder: RepresentationEncoder, data: Prepared, dim: int) -> RepresentationEncoder:
-    """An encoder whose embeddings of this set are uncorrelated, of `dim` numbers; fitted to at most 20,000 of its images."""
-    some = np.linspace(0, len(data) - 1, min(len(data), 20_000)).astype(int)
-    return encoder.fit_whitening(encode_wide(encoder, data, some), dim)
 
 
 def _tower(recipe: Representation, data: Prepared) -> tuple[nn.Module, dict[str, Any]]:
@@ -181,13 +175,6 @@ class _Dino(_Method):
 
 
 _METHODS: dict[str, Any] = {"vicreg": _VicReg, "simclr": _SimClr, "dino": _Dino}
-
-
-@torch.no_grad()
-def encode_wide(encoder: RepresentationEncoder, data: Prepared, rows: np.ndarray, batch: int = 256) -> torch.Tensor:
-    """Unprojected embeddings of some rows, float32 [len(rows), W] on the CPU."""
-    parts = [encoder.wide(torch.from_numpy(data.pixels[rows[i : i + batch]])).cpu() for i in range(0, len(rows), batch)]
-    return torch.cat(parts)
 
 
 @torch.no_grad()

@@ -6,47 +6,28 @@ Noise paths: flow matching (Lipman et al. 2023), stochastic interpolants (Alberg
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim.swa_utils import AveragedModel
 
-from factory import images
 from factory.errors import UserError
-from factory.models.guided import RepresentationDiffusionPipeline, to_latents
+from factory.models.guided import RepresentationDiffusionPipeline
 from factory.models.representation import RepresentationEncoder
 from factory.models.scheduler import GaussianPathScheduler
 from factory.models.transformer import PatchTransformer
-from factory.train import loop, prepared
-from factory.train.diffusion import moving_average
+from factory.train import encoded, loop, prepared, samples
+from factory.train.encoded import Arrays
 from factory.train.prepared import Prepared
 from factory.train.recipe import RepresentationDiffusion
-from factory.train.representation import whitened
 from factory.train.summary import write_training
 from factory.train.throughput import Throughput, training_flops
 
 log = logging.getLogger("factory.train")
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """What steps read. x: uint8 pixels [N, C, H, W] or float16 latents [V, N, C, h, w].  embeds: float16 [V, N, K, D].
-    symmetries: uint8 [V, N], of each image's V views.  near: int64 [N, k], each image's neighbours where the model is conditioned on these."""
-
-    x: np.ndarray
-    embeds: np.ndarray
-    symmetries: np.ndarray
-    near: np.ndarray | None
 
 
 def train(recipe: RepresentationDiffusion) -> None:
@@ -56,7 +37,7 @@ def train(recipe: RepresentationDiffusion) -> None:
         data = prepared.prepare(recipe)
         encoder = open_encoder(recipe, data, accelerator.device)
         vae = open_vae(recipe, accelerator.device)
-        arrays = read_arrays(recipe, data, encoder, vae)
+        arrays = encoded.read(recipe, data, encoder, vae)
     _Training(recipe, accelerator, data, encoder, vae, arrays).run()
 
 
@@ -84,7 +65,7 @@ class _Training:
         self.recipe, self.accelerator, self.data, self.encoder, self.vae, self.arrays = recipe, accelerator, data, encoder, vae, arrays
         torch.manual_seed(recipe.seed)
         self.model = make_model(recipe, encoder, arrays).to(accelerator.device)
-        self.average = AveragedModel(self.model, avg_fn=moving_average(recipe.ema))
+        self.average = loop.averaged(self.model, recipe.ema)
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
         self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.scheduler = GaussianPathScheduler(recipe.path, recipe.prediction)
@@ -133,7 +114,7 @@ class _Training:
     def _descend(self, x: torch.Tensor, embeds: torch.Tensor, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """Add a piece's gradient; with the last piece of a step, go down. Returns the loss, on the CPU."""
         accelerator = self.accelerator
-        with accelerator.accumulate(self.wrapped), plain_attention(accelerator.device):
+        with accelerator.accumulate(self.wrapped), loop.plain_attention(accelerator.device):
             noisy = self.scheduler.scale_noise(x, time, noise)
             with accelerator.autocast():
                 output = self.wrapped(noisy, time, embeds)
@@ -162,7 +143,7 @@ class _Training:
         return made
 
     def _samples(self, path: Path) -> None:
-        write_samples(self._pipeline(), self.data, self.arrays, path)
+        samples.write(self._pipeline(), self.data, self.arrays, path)
 
     def _write(self) -> None:
         """The pipeline with samples and a card."""
@@ -183,7 +164,7 @@ def open_encoder(recipe: RepresentationDiffusion, data: Prepared, device: torch.
         return encoder
     if encoder.config.projected:
         raise UserError("whiten: this encoder is whitened already; leave whiten out")
-    return whitened(encoder, data, recipe.whiten).to(device)
+    return encoded.whitened(encoder, data, recipe.whiten).to(device)
 
 
 def open_vae(recipe: RepresentationDiffusion, device: torch.device) -> Any:
@@ -199,45 +180,6 @@ def open_vae(recipe: RepresentationDiffusion, device: torch.device) -> Any:
     if not hasattr(vae.config, "block_out_channels"):
         raise UserError(f"vae: {type(vae).__name__} does not say how much smaller its latents are; use an AutoencoderKL")
     return vae.eval().requires_grad_(False).to(device)
-
-
-def read_arrays(recipe: RepresentationDiffusion, data: Prepared, encoder: RepresentationEncoder, vae: Any) -> Arrays:
-    """Encode the set, or find it encoded."""
-    device = encoder.device
-    tokens = sum(scale**2 for scale in recipe.scales)
-    key = f"{digest(encoder)} {recipe.scales}"
-    views = data.symmetries(recipe.flips, recipe.views)
-    embeds = data.derived(
-        f"embeddings {key}", (tokens, encoder.embed_dim), lambda x: encoder.encode_scales(x.to(device), recipe.scales), views
-    )
-    near = neighbours(np.asarray(embeds[0, :, 0], np.float32), recipe.neighbours) if recipe.neighbours else None
-    if vae is None:
-        return Arrays(data.pixels, embeds, views, near)
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    height, width = recipe.size
-    if height % (factor * recipe.patch) or width % (factor * recipe.patch):
-        raise UserError(f"size: {height}×{width} is no multiple of {factor * recipe.patch} (the autoencoder's {factor} × patch)")
-    channels = int(vae.config.latent_channels)
-    shape = (channels, height // factor, width // factor)
-    latents = data.derived(f"latents {digest(vae)}", shape, lambda x: to_latents(vae, x.to(device), channels), views)
-    return Arrays(latents, embeds, views, near)
-
-
-def neighbours(units: np.ndarray, k: int) -> np.ndarray:
-    """Each row's k nearest other rows by cosine, int64 [N, k]."""
-    import faiss
-
-    units = np.ascontiguousarray(units / np.linalg.norm(units, axis=1, keepdims=True).clip(1e-9))
-    if len(units) <= k:
-        raise UserError(f"neighbours: {len(units)} images have no {k} others")
-    index: Any = (
-        faiss.IndexFlatIP(units.shape[1]) if len(units) < 50_000 else faiss.IndexHNSWFlat(units.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
-    )
-    index.add(units)
-    found = index.search(units, k + 1)[1]
-    own = found == np.arange(len(units))[:, None]
-    own[~own.any(1), -1] = True  # a copy of the image stands in its place
-    return found[~own].reshape(len(units), k)
 
 
 def make_model(recipe: RepresentationDiffusion, encoder: RepresentationEncoder, arrays: Arrays) -> PatchTransformer:
@@ -265,15 +207,13 @@ class Reader:
     def __call__(self, k: int) -> tuple[torch.Tensor, ...]:
         recipe, arrays = self.recipe, self.arrays
         rng, rows = loop.draws(recipe, k), loop.rows(recipe, len(self.data), k)
-        number = rng.integers(len(arrays.symmetries), size=recipe.batch)
+        views = rng.integers(len(arrays.symmetries), size=recipe.batch)
         if arrays.x.ndim == 5:
-            x = torch.from_numpy(arrays.x[number, rows].astype(np.float32))
+            x = torch.from_numpy(arrays.x[views, rows].astype(np.float32))
         else:
-            pixels = torch.from_numpy(arrays.x[rows])
-            x = prepared.transformed(pixels, torch.from_numpy(arrays.symmetries[number, rows].astype(np.int64))).float() / 127.5 - 1
-        own = arrays.embeds[number, rows] if arrays.near is None else arrays.embeds[number[:, None], arrays.near[rows], 0]
+            x = self.data.seen(rows, arrays.symmetries[views, rows]).float() / 127.5 - 1
         keep = torch.from_numpy(rng.random(recipe.batch) >= recipe.drop).float()
-        embeds = torch.from_numpy(own.astype(np.float32)) * keep[:, None, None]
+        embeds = arrays.conditions(views, rows) * keep[:, None, None]
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
         times = rng.standard_normal(recipe.batch) if recipe.times == "logit_normal" else rng.random(recipe.batch)
         time = torch.from_numpy(times.astype(np.float32))
@@ -284,44 +224,3 @@ class Reader:
         """One process's part of a batch, in `accumulate` pieces."""
         own = [tensor.tensor_split(processes)[process].tensor_split(self.recipe.accumulate) for tensor in batch]
         return list(zip(*own, strict=True))
-
-
-def plain_attention(device: torch.device) -> Any:
-    """On a CPU the plain kernel: for few tokens the fused one's backward pass costs six times as much."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-
-
-def write_samples(
-    pipe: RepresentationDiffusionPipeline, data: Prepared, arrays: Arrays, path: Path, parents: int = 8, children: int = 5
-) -> None:
-    """A picture: a row for each of some images, followed by variations of it."""
-    rows = np.linspace(0, len(data) - 1, min(parents, len(data))).astype(int)
-    own = arrays.embeds[0, rows] if arrays.near is None else arrays.embeds[0][arrays.near[rows], 0]
-    embeds = torch.from_numpy(own.astype(np.float32)).repeat_interleave(children, 0)
-    embeds = embeds if embeds.shape[1] > 1 else embeds[:, 0]
-    generators = [torch.Generator().manual_seed(number) for number in range(len(embeds))]
-    made = images.from_output(pipe(image_embeds=embeds, generator=generators, num_inference_steps=20, output_type="np", return_dict=False))
-    height, width = made[0].shape[:2]
-    sheet = np.full((len(rows) * (height + 2), (children + 1) * (width + 2) + 4, 3), 255, np.uint8)
-    for number, row in enumerate(rows):
-        own_view = prepared.transformed(torch.from_numpy(np.array(data.pixels[row])[None]), torch.tensor([int(arrays.symmetries[0, row])]))
-        real = np.broadcast_to(own_view[0].numpy().transpose(1, 2, 0), (height, width, 3))
-        for column, picture in enumerate([real, *made[number * children : (number + 1) * children]]):
-            x = column * (width + 2) + (4 if column else 0)
-            sheet[number * (height + 2) : number * (height + 2) + height, x : x + width] = picture
-    zoom = max(1, 96 // height)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images.to_pil(np.repeat(np.repeat(sheet, zoom, 0), zoom, 1)).save(path)
-
-
-def digest(module: torch.nn.Module) -> str:
-    """Of a model's configuration and weights."""
-    config: Any = module.config
-    said = {
-        name: value for name, value in dict(config).items() if not name.startswith("_")
-    }  # diffusers' own notes differ between processes
-    total = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        total.update(name.encode())
-        total.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()[:32]
