@@ -258,7 +258,7 @@ def test_leaks_are_errors_that_name_the_images() -> None:
         Split(real, tested, made, [[0]], np.arange(4))
     with pytest.raises(UserError, match=r"synthetic images are \[28, 14, 3\] and real ones \[28, 28, 3\]"):
         Split(real, tested, part(x[:2, :, :14], y[:2]))
-    assert len(set(guards.digests([x[0], x[0].reshape(14, 56, 3)]))) == 2
+    assert guards.digest(x[0]) != guards.digest(x[0].reshape(14, 56, 3))
 
 
 def test_arms_that_cannot_run_are_refused() -> None:

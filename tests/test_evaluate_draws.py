@@ -18,7 +18,8 @@ from factory.evaluate.settings import Settings
 def images(labels: list[int], pixels: str | None = None) -> Any:
     names = [str(i) for i in range(len(labels))]
     shown = [name.encode() for name in (pixels or "abcdefghijklmnopqrst"[: len(labels)])]
-    return SimpleNamespace(ids=names, pixels=shown, labels=np.array(labels), small=np.zeros((len(labels), 20, 20, 3), np.uint8))
+    small, features = np.zeros((len(labels), 20, 20, 3), np.uint8), np.zeros((len(labels), 3), np.float32)
+    return SimpleNamespace(ids=names, pixels=shown, labels=np.array(labels), small=small, features=features)
 
 
 def evidence(real: Any, own: list[int], parents: list[set[int]], test: Any = None, **settings: Any) -> Any:

@@ -80,7 +80,9 @@ def test_test_images_among_the_training_images_do_not_excuse_copies(tmp_path: Pa
     def images(small: np.ndarray) -> ImageSet:
         names = [str(i) for i in range(len(small))]
         features = np.random.default_rng(len(small)).normal(size=(len(small), 64))
-        return ImageSet(names, names, guards.digests(small), np.zeros(len(small), int), small, features, None, lambda i: small[i])
+        return ImageSet(
+            names, names, [guards.digest(one) for one in small], np.zeros(len(small), int), small, features, None, lambda i: small[i]
+        )
 
     real, unseen = pictures(40, 0), pictures(5, 1)
     made = images(np.stack([jpeg(x, 60) for x in real[:6]]))

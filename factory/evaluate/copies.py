@@ -76,23 +76,21 @@ def nearest(queries: Space, reference: Space, among: Space | None = None) -> Nea
     return Nearest(row, distance, np.stack(ratios)[smaller, chosen])
 
 
-def _spaces(
-    queries: Space, reference: Space, among: Space | None
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]]:
-    other = None if among is None else among.units[None]
-    seen = None if among is None else among.views
+def _spaces(queries: Space, reference: Space, among: Space | None) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]]:
+    """The arguments of `_in_one` for features, and for thumbnails."""
+    others = (None, None) if among is None else (among.units[None], among.views)
     return [
-        (queries.units[None], reference.units, other, reference.units[None]),
-        (queries.views, reference.thumbs, seen, reference.views),
+        (queries.units[None], reference.units, reference.units[None], others[0]),
+        (queries.views, reference.thumbs, reference.views, others[1]),
     ]
 
 
-def _in_one(queries: np.ndarray, reference: np.ndarray, among: np.ndarray | None, own: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _in_one(queries: np.ndarray, reference: np.ndarray, own: np.ndarray, among: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """`nearest` in one space: (row, ratio) of each query. queries, own (of the reference), among: views [V, N, D].  reference: [M, D]."""
     row, distance = _search(queries, reference)
     needed, place = np.unique(row, return_inverse=True)
     spaced: Callable[[np.ndarray], np.ndarray]
     if among is None:
-        assert own is not None
         spaced = partial(_spacing, own, reference)
     else:  # views of the others are compared with the reference as it is, just as the queries are
         flat = among.reshape(-1, among.shape[-1])

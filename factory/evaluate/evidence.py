@@ -103,11 +103,9 @@ def _libraries(condition: Condition) -> Iterator[tuple[str, bytes]]:
     """Every image of the sets that a condition searches beside its source (retrieval, propagation), with a digest of its pixels."""
     for name in type(condition).model_fields:
         source = getattr(condition, name)
-        if not isinstance(source, Source):
-            continue
-        table = source.open()
-        for row, example in readable(table, range(len(table))):  # the condition has left the others out as well
-            yield f"{name} {row}", guards.digests([example.image])[0]
+        if isinstance(source, Source):
+            for row, digest in sets.digests(source.open()):  # the condition has left out without a word what cannot be decoded, too
+                yield f"{name} {row}", digest
 
 
 def _own_table(run: Run) -> Table:

@@ -14,13 +14,10 @@ from factory.evaluate.copies import Nearest
 NAMED = 10  # indices named in one message
 
 
-def digests(images: Sequence[np.ndarray] | np.ndarray) -> list[bytes]:
-    """One digest of the pixels and the shape of each uint8 [H, W, 3]."""
-    return [hashlib.blake2b(np.ascontiguousarray(x).tobytes(), digest_size=16, salt=_shape(x)).digest() for x in images]
-
-
-def _shape(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(repr(image.shape).encode(), digest_size=16).digest()
+def digest(image: np.ndarray) -> bytes:
+    """Of the pixels and the shape of a uint8 [H, W, 3]."""
+    shape = hashlib.blake2b(repr(image.shape).encode(), digest_size=16).digest()
+    return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16, salt=shape).digest()
 
 
 def require_disjoint(training: Sequence[bytes], test: Sequence[bytes], what: str) -> None:

@@ -57,7 +57,7 @@ def look(run: Run, eyes: Eyes, renumber: np.ndarray) -> Made:
                     image = images.decode(row["image"])
                 except Undecodable:
                     continue  # a filter has refused it, with this reason
-                generated.setdefault(guards.digests([image])[0], row["id"])
+                generated.setdefault(guards.digest(image), row["id"])
                 if not run.keep[span.start + offset]:
                     continue
                 prompts.append(row["prompt"] or "")

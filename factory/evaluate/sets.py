@@ -65,7 +65,7 @@ class Eyes:
         ids, keys, pixels, labels, small, features, clip = [], [], [], [], [], [], []
         for part in _chunks(items, CHUNK):
             pictures = [image for _, _, image, _ in part]
-            digests = guards.digests(pictures)
+            digests = [guards.digest(picture) for picture in pictures]
             ids += [item[0] for item in part]
             keys += [item[1] for item in part]
             labels += [item[3] for item in part]
@@ -151,6 +151,12 @@ def of_text(text: str, split: str, alone: bool = False) -> Table:
         with contextlib.suppress(UserError):
             return source.open()  # type: ignore[no-any-return]
         raise
+
+
+def digests(table: Table, what: str = "") -> Iterator[tuple[str, bytes]]:
+    """(row number, pixel digest) of every image that can be decoded. what: they are, for a warning about each other one."""
+    for row, example in readable(table, range(len(table)), what):
+        yield str(row), guards.digest(example.image)
 
 
 def of_table(table: Table, rows: np.ndarray, eyes: Eyes, labels: np.ndarray, what: str) -> ImageSet:

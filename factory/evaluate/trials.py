@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -118,6 +117,7 @@ class _Judges:
         self.evidence, self.validation = evidence, validation
         self.classes = len(evidence.class_names)
         self.tested = evidence.tested
+        self._asked: dict[str, Part] = {}
         self._views: dict[int, np.ndarray] = {}
         self._strengths: dict[bytes, float] = {}
 
@@ -146,25 +146,28 @@ class _Judges:
         if trial.classifier == "small_network":
             logits = split.network(trial.arm, self.classes, self._training(trial), trial.draw.seed)
         else:
-            logits = self._linear_probe(trial)
+            logits = self._linear_probe(trial, split)
         held, predicted, truth = len(self.validation), logits.argmax(1), split.test.labels
         parts = {"validation": slice(None, held), "test": slice(held, None)}
         return {name: hits.written(predicted[part], truth[part], self.classes) for name, part in parts.items()}
 
     def _split(self, trial: Trial) -> Split:
+        """What the training may see and is asked about: small images for the network, features for the probe."""
+        seen = "small" if trial.classifier == "small_network" else "features"
         evidence, rows = self.evidence, trial.synthetic
-        real = _part(evidence.real, trial.draw.real)
+        real, asked = _part(evidence.real, trial.draw.real, seen), self._validation_and_test(seen)
         if not len(rows):
-            return Split(real, self._asked)
-        made = replace(_part(evidence.made.images, rows), labels=self._targets(trial))
-        return Split(real, self._asked, made, [evidence.parents[row] for row in rows], trial.draw.real)
+            return Split(real, asked)
+        made = replace(_part(evidence.made.images, rows, seen), labels=self._targets(trial))
+        return Split(real, asked, made, [evidence.parents[row] for row in rows], trial.draw.real)
 
-    @cached_property
-    def _asked(self) -> Part:
+    def _validation_and_test(self, seen: str) -> Part:
         """Validation images, then test images."""
-        parts = [_part(self.evidence.real, self.validation), _part(self.evidence.test, self.tested)]
-        images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
-        return Part(images, labels, [digest for part in parts for digest in part.pixels])
+        if seen not in self._asked:
+            parts = [_part(self.evidence.real, self.validation, seen), _part(self.evidence.test, self.tested, seen)]
+            images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+            self._asked[seen] = Part(images, labels, [digest for part in parts for digest in part.pixels])
+        return self._asked[seen]
 
     def _targets(self, trial: Trial) -> np.ndarray:
         """Probabilities of the synthetic images, float [N, classes]."""
@@ -188,17 +191,16 @@ class _Judges:
         own = self.evidence.settings
         return of_arm(trial.arm, Training(own.steps, own.batch, own.width, flips=own.flips, balanced=self._balanced(trial)))
 
-    def _linear_probe(self, trial: Trial) -> np.ndarray:
+    def _linear_probe(self, trial: Trial, split: Split) -> np.ndarray:
         from factory.evaluate.classifiers import linear_probe
 
-        evidence, rows = self.evidence, trial.draw.real
-        asked = np.concatenate([evidence.real.features[self.validation], evidence.test.features[self.tested]])
-        parts = [] if trial.arm == "synthetic" else [(evidence.real.features[rows], evidence.real.labels[rows])]
+        real, rows = split.real, trial.draw.real
+        parts = [] if trial.arm == "synthetic" else [(real.images, real.labels)]
         if trial.arm == "real_strong":
             views = self._strong(rows)
-            parts.append((views.reshape(-1, views.shape[-1]), np.repeat(evidence.real.labels[rows], VIEWS)))
-        if len(trial.synthetic):
-            parts.append((evidence.made.images.features[trial.synthetic], self._targets(trial).argmax(1)))
+            parts.append((views.reshape(-1, views.shape[-1]), np.repeat(real.labels, VIEWS)))
+        if split.made is not None:
+            parts.append((split.made.images, split.made.labels.argmax(1)))
         features, labels = (np.concatenate(values) for values in zip(*parts, strict=True))
         shares = [1.0] if len(parts) == 1 else [0.5, 0.5]  # half and half, as in the network's batches
         weights = np.concatenate(
@@ -207,17 +209,16 @@ class _Judges:
         if self._balanced(trial):
             mass = np.bincount(labels, weights, self.classes)
             weights *= (weights.sum() / (mass > 0).sum() / np.maximum(mass, 1e-9))[labels]
-        return linear_probe(features, labels, asked, self.classes, trial.draw.seed, self._strength(trial), weights)
+        return linear_probe(features, labels, split.test.images, self.classes, trial.draw.seed, self._strength(trial, real), weights)
 
-    def _strength(self, trial: Trial) -> float:
+    def _strength(self, trial: Trial, real: Part) -> float:
         """Chosen on the drawn real images alone, for every arm: children of an image in another fold would give it away."""
         from factory.evaluate.classifiers import probe_strength
 
-        rows = trial.draw.real
-        if rows.tobytes() not in self._strengths:
-            real = self.evidence.real
-            self._strengths[rows.tobytes()] = probe_strength(real.features[rows], real.labels[rows], 0)
-        return self._strengths[rows.tobytes()]
+        name = trial.draw.real.tobytes()
+        if name not in self._strengths:
+            self._strengths[name] = probe_strength(real.images, real.labels, 0)
+        return self._strengths[name]
 
     def _strong(self, rows: np.ndarray) -> np.ndarray:
         """Features of strongly augmented views, float32 [N, VIEWS, D]; an image's views do not depend on its neighbours."""
@@ -243,8 +244,8 @@ class _Judges:
         return pixels
 
 
-def _part(images: ImageSet, rows: np.ndarray) -> Part:
-    return Part(images.small[rows], images.labels[rows], [images.pixels[row] for row in rows.tolist()])
+def _part(images: ImageSet, rows: np.ndarray, seen: str) -> Part:
+    return Part(getattr(images, seen)[rows], images.labels[rows], [images.pixels[row] for row in rows.tolist()])
 
 
 def _digest(images: ImageSet, rows: np.ndarray) -> bytes:

@@ -18,7 +18,11 @@ ARMS: tuple[Arm, ...] = get_args(Arm)
 
 @dataclass(frozen=True)
 class Part:
-    """Images of one size, uint8 [N, H, W, 3]; labels, int [N] or probabilities [N, classes]; and a digest of the pixels of each."""
+    """Labelled images as a classifier sees them.
+
+    images: all of one size, uint8 [N, H, W, 3], or features of them, float32 [N, D].  labels: int [N], or probabilities [N, classes].
+    pixels: a digest of each one's pixels, whatever `images` are.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -31,8 +35,8 @@ class Part:
 
 
 def part(images: np.ndarray, labels: np.ndarray) -> Part:
-    """Images with their own digests."""
-    return Part(images, labels, guards.digests(images))
+    """Images, uint8 [N, H, W, 3], with their own digests."""
+    return Part(images, labels, [guards.digest(image) for image in images])
 
 
 @dataclass(frozen=True)

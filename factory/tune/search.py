@@ -113,23 +113,14 @@ def _write_down(study: Any, judge: Judge, out: Path) -> dict[str, Any]:
     if not measured:
         raise UserError(f"{out}: no setting was measured ({len(done)} left too few images); give more trials, minutes or images")
     best = min(measured, key=lambda t: (t.value if judge.objective in LOWER else -t.value, t.number))
-    first = done[0].value
-    reference = None
-    if judge.objective == "accuracy":
-        reference = study.user_attrs.get("real_strong")
-        if reference is None:
-            reference = judge.accuracy("real_strong", None)
-            study.set_user_attr("real_strong", reference)
-    header = "\n".join(
-        [
-            f"factory build {out / 'best.yaml'}",
-            "",
-            f"The best of {len(done)} settings by {judge.objective} on {len(judge.validation.labels)} real validation images: "
-            f"{_shown(best.value)}; as it was written: {_shown(first)}"
-            + (f"; real images alone: {_shown(reference)}" if reference else ""),
-            "The best of many is flattered by chance: measure it on test images with `factory evaluate` before you believe it.",
-        ]
-    )
+    first, reference = done[0].value, _real_alone(study, judge)
+    found = f"{_shown(best.value)}; as it was written: {_shown(first)}" + (f"; real images alone: {_shown(reference)}" if reference else "")
+    header = [
+        f"factory build {out / 'best.yaml'}",
+        "",
+        f"The best of {len(done)} settings by {judge.objective} on {len(judge.validation.labels)} real validation images: {found}",
+        "The best of many is flattered by chance: measure it on test images with `factory evaluate` before you believe it.",
+    ]
     space.write(judge.path, judge.overrides, best.user_attrs["worth"]["keys"], out / "best.yaml", header)
     rows = [
         {"trial": i, judge.objective: trial.value, "kept": trial.user_attrs["worth"]["kept"], "seconds": trial.user_attrs["seconds"]}
@@ -148,6 +139,15 @@ def _write_down(study: Any, judge: Judge, out: Path) -> dict[str, Any]:
     }
     write_json(out / "search.json", result)
     return result
+
+
+def _real_alone(study: Any, judge: Judge) -> float | None:
+    """The accuracy without synthetic images, measured once for a search; None where the objective is another."""
+    if judge.objective != "accuracy":
+        return None
+    if "real_strong" not in study.user_attrs:
+        study.set_user_attr("real_strong", judge.accuracy("real_strong", None))
+    return float(study.user_attrs["real_strong"])
 
 
 def summary(result: dict[str, Any], out: Path) -> str:

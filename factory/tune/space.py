@@ -10,11 +10,13 @@ from typing import Any, get_args
 
 import numpy as np
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from factory import document
 from factory import recipe as recipes
 from factory.contracts import Filter
+from factory.files import write_atomically
 from factory.recipe import Recipe
 from factory.select import Rule
 
@@ -142,16 +144,18 @@ def sets(keys: Mapping[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in keys.items()]
 
 
-def amount(ratio: float, class_names: Sequence[str], real: np.ndarray) -> dict[str, int] | int:
-    """per_class for a ratio of synthetic to real images: a number where all classes have as many real ones."""
-    wanted = np.ceil(ratio * np.asarray(real)).astype(int)
+def amount(class_names: Sequence[str], wanted: np.ndarray) -> dict[str, int] | int:
+    """`amount.per_class` for so many images of each class, int [classes]: one number where all are equal."""
     if len(set(wanted.tolist())) == 1:
         return int(wanted[0])
     return {name: int(n) for name, n in zip(class_names, wanted, strict=True)}
 
 
-def write(path: Path, overrides: Sequence[str], keys: Mapping[str, Any], out: Path, header: str) -> Recipe:
-    """Write the recipe at `path` with other values and its comments kept; returns it as `factory build` will read it."""
+def write(path: Path, overrides: Sequence[str], keys: Mapping[str, Any], out: Path, header: Sequence[str]) -> Recipe:
+    """Write the recipe at `path` with other values and its comments kept; returns it as `factory build` will read it.
+
+    header: lines of a comment at the top.
+    """
     found = document.read(path, overrides)
     for key, value in keys.items():
         section, _, item = key.partition(".")[0].partition("[")
@@ -159,13 +163,10 @@ def write(path: Path, overrides: Sequence[str], keys: Mapping[str, Any], out: Pa
         text = "{" + ", ".join(f"{name!r}: {n}" for name, n in value.items()) + "}" if isinstance(value, dict) else str(value)
         found.override(key, text, "tune")
     out.parent.mkdir(parents=True, exist_ok=True)
-    from ruamel.yaml import YAML
-
-    from factory.files import write_atomically
 
     def fill(scratch: Path) -> None:
         with scratch.open("w", encoding="utf-8") as file:
-            file.write("".join(f"# {line}\n" if line else "#\n" for line in header.splitlines()))
+            file.write("".join(f"# {line}\n" if line else "#\n" for line in header))
             YAML(typ="rt").dump(found.data, file)
 
     write_atomically(out, fill)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -61,7 +61,6 @@ class Judge:
     networks: int = 3
     steps: int = 400
     device: str = "auto"
-    _eyes: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def pool(self) -> int:
@@ -77,6 +76,7 @@ class Judge:
 
     @cached_property
     def size(self) -> tuple[int, ...]:
+        """Height and width, in pixels, that every image is brought to."""
         return tuple(self.validation.images.shape[1:3])
 
     def worth(self, setting: Setting) -> Worth:
@@ -86,12 +86,12 @@ class Judge:
         shards, rows = store.read_rows()
         keys = space.bounds(recipe, assemble.rules(recipe, store, shards), setting)
         decided = recipes.load(self.path, [*self.overrides, *space.sets({**made, **keys})])
-        real = np.bincount(self.table.labels[self.table.labels >= 0], minlength=len(self.table.class_names))
         quota = None
         if "ratio" in setting:
-            per_class = np.ceil(setting["ratio"] * real).astype(int)
-            quota = dict(enumerate(per_class.tolist()))
-            keys["amount.per_class"] = space.amount(setting["ratio"], self.table.class_names, real)
+            real = np.bincount(self.table.labels[self.table.labels >= 0], minlength=len(self.table.class_names))
+            wanted = np.ceil(setting["ratio"] * real).astype(int)
+            quota = dict(enumerate(wanted.tolist()))
+            keys["amount.per_class"] = space.amount(self.table.class_names, wanted)
         keep = select.decide(rows["label"], assemble.rules(decided, store, shards), quota, rows["ordinal"]).keep
         value = self._measure(store, list(shards.names), keep) if keep.any() else None
         return Worth(value, int(keep.sum()), {**made, **keys})
@@ -117,7 +117,7 @@ class Judge:
             return None
         chosen = seeds.rng("tune", len(made.images)).permutation(len(made.images))[:count]
         real = seeds.rng("tune", "real").permutation(len(self.validation.labels))[:count]
-        ours, theirs = self._look(made.images[chosen]), self._look(self.validation.images)[real]
+        ours, theirs = self._eyes.features(made.images[chosen]), self._eyes.features(self.validation.images)[real]
         if self.objective == "frechet":
             return fidelity.frechet_distance(theirs, ours)
         return fidelity.manifold(theirs, ours)["coverage"]
@@ -136,14 +136,14 @@ class Judge:
         """Share of the images that a linear probe, trained on the recipe's own real images, gives their class."""
         from factory.evaluate.classifiers import linear_probe
 
-        logits = linear_probe(self._look(self._own.images), self._own.labels, self._look(made.images), len(self.table.class_names))
+        logits = linear_probe(
+            self._eyes.features(self._own.images), self._own.labels, self._eyes.features(made.images), len(self.table.class_names)
+        )
         return float((logits.argmax(1) == made.labels).mean())
 
-    def _look(self, pictures: np.ndarray) -> np.ndarray:
-        if "backbone" not in self._eyes:
-            self._eyes["backbone"] = backbones.open(self.backbone)
-        features: np.ndarray = self._eyes["backbone"].features(pictures)
-        return features
+    @cached_property
+    def _eyes(self) -> backbones.Backbone:
+        return backbones.open(self.backbone)
 
     @cached_property
     def _own(self) -> Part:
@@ -183,7 +183,7 @@ def validation(recipe: Recipe, table: Table, dataset: str, split: str, most: int
         raise _looks_at_test(dataset, split)
     found = _opened(recipe, table, dataset, split)
     known = _test_images(recipe, dataset, test)
-    own = list(_digests(table, "the recipe's source"))
+    own = list(sets.digests(table, "the recipe's source"))
     guards.require([guards.test_images_in("training_in_test", "images of the recipe's source", own, known)])
     used, tested = {digest for _, digest in own}, 0
     chosen: list[tuple[int, np.ndarray]] = []
@@ -191,7 +191,7 @@ def validation(recipe: Recipe, table: Table, dataset: str, split: str, most: int
         order = seeds.rng(recipe.seed, "validation", label).permutation(np.flatnonzero(found.labels == label))
         wanted = len(chosen) + most
         for _, example in readable(found, order, "--real"):
-            digest = guards.digests([example.image])[0]
+            digest = guards.digest(example.image)
             tested += digest in known
             if digest not in used and digest not in known:
                 chosen.append((label, example.image))
@@ -237,13 +237,7 @@ def _test_images(recipe: Recipe, dataset: str, test: str | None) -> dict[bytes, 
     if table is None:
         log.info("no test images are known, so none is looked for among those of --real; name them with --test")
         return {}
-    return {digest: row for row, digest in _digests(table, "the test images")}
-
-
-def _digests(table: Table, what: str) -> Iterator[tuple[str, bytes]]:
-    """(row, pixel digest) of what can be decoded."""
-    for row, example in readable(table, range(len(table)), what):
-        yield str(row), guards.digests([example.image])[0]
+    return {digest: row for row, digest in sets.digests(table, "the test images")}
 
 
 def _test_split(recipe: Recipe, dataset: str) -> Table | None:
