@@ -166,6 +166,11 @@ class Found:
     detail: str = ""
 
 
+def evenly(count: int, most: int) -> np.ndarray:
+    """At most so many of `count` places, evenly spread from the first to the last, int64 in order; all of them where there are no more."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
 def class_name(class_names: Sequence[str], label: int) -> str:
     """A label in words, -1 too; all rows of an unlabelled set are one class."""
     return class_names[label] if 0 <= label < len(class_names) else "(unlabelled)" if class_names else "(all)"

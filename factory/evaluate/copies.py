@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from factory.records import evenly
+
 THUMBNAIL = 8  # pixels a side
 SAME = 2e-3  # up to this distance two images are one: what is left of zero in sums of 32-bit floats
 TYPICAL = 500  # reference images that tell the typical spacing
@@ -96,7 +98,7 @@ def _in_one(queries: np.ndarray, reference: np.ndarray, own: np.ndarray, among: 
         flat = among.reshape(-1, among.shape[-1])
         spaced = lambda rows: _search(reference[None, rows], flat)[1]  # noqa: E731
     # What is typical is told by rows of all the reference: those that queries are near to may all be duplicates, the first to be memorised.
-    typical = spaced(np.unique(np.linspace(0, len(reference) - 1, TYPICAL).round().astype(np.int64)))
+    typical = spaced(evenly(len(reference), TYPICAL))
     usual = float(np.median(typical[typical > SAME])) if (typical > SAME).any() else SAME
     spacing = spaced(needed)
     spacing = np.where(spacing > SAME, np.maximum(spacing, _LEAST * usual), usual)  # a duplicate tells nothing of how far others are

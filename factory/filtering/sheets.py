@@ -17,7 +17,7 @@ from factory.files import write_atomically
 from factory.filtering import samples
 from factory.filtering.recipe import FilterRecipe
 from factory.filtering.rows import Rows
-from factory.records import class_name
+from factory.records import class_name, evenly
 from factory.select import Selection
 from factory.store import Store
 
@@ -59,7 +59,7 @@ def _thumbnail(data: bytes) -> Image.Image | None:
 
 def _near(spans: list[slice]) -> np.ndarray:
     """The first rows of some shards, evenly spread over the corpus."""
-    chosen = [spans[i] for i in np.unique(np.linspace(0, len(spans) - 1, SHARDS).round().astype(int))] if spans else []
+    chosen = [spans[i] for i in evenly(len(spans), SHARDS)]
     deep = LOOK // max(1, len(chosen))
     return np.concatenate([np.zeros(0, int), *(np.arange(span.start, min(span.stop, span.start + deep)) for span in chosen)])
 
@@ -68,16 +68,13 @@ def _kept(near: np.ndarray, rows: Rows, selection: Selection) -> list[Group]:
     """Some kept rows of each class."""
     classes = np.unique(rows.label[near])[:GROUPS].tolist()
     counts = {c: f"{(selection.keep & (rows.label == c)).sum():,} kept" for c in classes}
-    return [(class_name(rows.class_names, c), counts[c], _spread(near[rows.label[near] == c], IMAGES // len(classes))) for c in classes]
+    own = {c: near[rows.label[near] == c] for c in classes}
+    return [(class_name(rows.class_names, c), counts[c], own[c][evenly(len(own[c]), IMAGES // len(classes))]) for c in classes]
 
 
 def _refused(near: np.ndarray, rows: Rows, selection: Selection) -> list[Group]:
     """Some rows of each reason; rows that could not be read have no picture."""
     codes = [code for code in np.unique(selection.reason[near]).tolist() if code and selection.reasons[code] not in rows.faults]
     counts = {code: f"{(selection.reason == code).sum():,} refused" for code in codes}
-    return [(selection.reasons[c], counts[c], _spread(near[selection.reason[near] == c], EACH)) for c in codes[:GROUPS]]
-
-
-def _spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most that many of the rows, evenly spread."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))]
+    own = {code: near[selection.reason[near] == code] for code in codes}
+    return [(selection.reasons[code], counts[code], own[code][evenly(len(own[code]), EACH)]) for code in codes[:GROUPS]]

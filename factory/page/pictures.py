@@ -19,6 +19,7 @@ from factory.filtering import samples
 from factory.filtering.recipe import FilterRecipe
 from factory.finished import Run
 from factory.recipe import Recipe
+from factory.records import evenly
 from factory.sources import readable
 
 SIDE = 128  # pixels; shown at about half of that, so that they are sharp on fine screens
@@ -65,24 +66,24 @@ class Album:
 def album(run: Run, rows: np.ndarray) -> Album:
     """Pictures of some of `rows`, from a bounded number of shards."""
     starts = np.array([span.start for _, span in run.store.spans(run.shards.names)], np.int64)
-    shards = np.unique(np.linspace(0, len(starts) - 1, SHARDS).round().astype(int)) if len(starts) > SHARDS else np.arange(len(starts))
+    shards = evenly(len(starts), SHARDS)
     if run.quota is None:  # the corpus may be far away
         shards = shards[:: max(1, len(shards) // CORPUS_SHARDS)][:CORPUS_SHARDS]
     near = rows[np.isin(np.searchsorted(starts, rows, side="right") - 1, shards)]
     kept, refused = near[run.selection.keep[near]], near[~run.selection.keep[near]]
     families = _by_turns(kept, run.labels[kept])[:FAMILIES] if run.quota is not None else kept[:0]
-    shown = _by_turns(refused, run.selection.reason[refused])[:THUMBNAILS], _telling(run, kept)[:THUMBNAILS]
+    refused, kept = _by_turns(refused, run.selection.reason[refused])[:THUMBNAILS], _telling(run, kept)[:THUMBNAILS]
     table, note = _table(run.recipe, run) if len(families) and isinstance(run.recipe, Recipe) else (None, "")
     room = _Room(BYTES)
-    wanted = np.unique(np.concatenate([families, *shown]))
+    wanted = np.unique(np.concatenate([families, kept, refused]))
     if isinstance(run.recipe, Recipe):
         records = run.store.records(run.shards.names, wanted, ["id", "image", "prompt", "parent_rows"])
     else:
         records, note = _found(run, run.recipe, wanted)
     return Album(
         _children(run, families, records, table, room),
-        _children(run, shown[1], records, None, room),
-        _children(run, shown[0], records, None, room),
+        _children(run, kept, records, None, room),
+        _children(run, refused, records, None, room),
         note,
     )  # fmt: skip
 
@@ -115,7 +116,7 @@ def _table(recipe: Recipe, run: Run) -> tuple[Table | None, str]:
 
 
 def _found(run: Run, recipe: FilterRecipe, rows: np.ndarray) -> tuple[dict[int, dict[str, Any]], str]:
-    """The same of a corpus, read where it stands; and why there is nothing, or an empty text."""
+    """What `Store.records` gives of a build, from a corpus that is read where it stands; and why something is missing, or an empty text."""
     found: dict[int, dict[str, Any]] = {}
     try:
         for number, row, data in samples.read(recipe, run.store, run.shards.names, rows):
@@ -143,7 +144,7 @@ def _children(run: Run, rows: np.ndarray, records: dict[int, dict[str, Any]], ta
 
 
 class _Room:
-    """What is left of the bytes for pictures; the same pixels are taken in once each time that they are shown."""
+    """What is left of the bytes for pictures; a picture that is shown twice counts twice."""
 
     def __init__(self, size: int):
         self.left = size
