@@ -105,7 +105,10 @@ def sets(given: argparse.Namespace) -> list[Set]:
 def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each strategy."""
     judge = SmallClassifier.from_pretrained(one.judge).float().eval()
-    features: Callable[[list[np.ndarray]], np.ndarray] = lambda images: seen(judge, images)[1]  # noqa: E731
+
+    def features(images: list[np.ndarray]) -> np.ndarray:
+        return seen(judge, images)[1]
+
     generator: Any = None
     rows = []
     for name, section in STRATEGIES.items():
@@ -126,17 +129,12 @@ def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
             "parent_distance": None if near is None else round(float(near.mean()), 4),
             "images_per_s": round(len(images) / made.seconds, 2),
         }
-        print(row, flush=True) if not given.json else None
+        if not given.json:
+            print(row, flush=True)
         rows.append(row)
         if given.sheets is not None:
-            sheet(
-                given.sheets / f"{one.name}-{name.replace(', ', '-').replace(' ', '-')}.png",
-                name,
-                made.class_names,
-                labels,
-                parents,
-                images,
-            )
+            path = given.sheets / f"{one.name}-{name.replace(', ', '-').replace(' ', '-')}.png"
+            sheet(path, name, made.class_names, labels, parents, images)
     return rows
 
 

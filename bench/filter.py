@@ -14,6 +14,7 @@ them; null without.
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import statistics
@@ -152,8 +153,8 @@ def peak(folder: Path, rows: int) -> float:
     return found
 
 
-def main() -> None:
-    """Measure in turn, print medians."""
+def parse() -> argparse.Namespace:
+    """The command line."""
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=512)
     options.add_argument("--repeats", type=int, default=3)
@@ -170,24 +171,26 @@ def main() -> None:
     options.add_argument("--large", type=int, default=1_000_000, help="0 leaves memory out")
     options.add_argument("--clip-retrieval", metavar="PYTHON")
     options.add_argument("--data-juicer", metavar="PYTHON")
-    given = options.parse_args()
+    return options.parse_args()
+
+
+def main() -> None:
+    """Measure in turn, print medians."""
+    given = parse()
     with TemporaryDirectory() as name:
         folder = Path(name)
         speed = Speed(folder, given)
         speed.bare(), speed.filter()  # warm up
         pairs = [(speed.bare(), speed.filter()) for _ in range(given.repeats)]
         rate = statistics.median(filtered for _, filtered in pairs)
-        peers = {
-            "ratio_to_clip_retrieval": _peers.ratio(_peers.CLIP_RETRIEVAL, given.clip_retrieval, speed.files, given, rate),
-            "ratio_to_data_juicer": _peers.ratio(_peers.DATA_JUICER, given.data_juicer, speed.files, given, rate),
-        }
         result = {
             "rows": given.images,
             "images_per_s": round(rate, 2),
             "ratio_to_bare_forward": round(statistics.median(filtered / bare for bare, filtered in pairs), 3),
             "ratios": [round(filtered / bare, 3) for bare, filtered in pairs],
             "bare_images_per_s": round(statistics.median(bare for bare, _ in pairs), 2),
-            **peers,
+            "ratio_to_clip_retrieval": _peers.ratio(_peers.CLIP_RETRIEVAL, given.clip_retrieval, speed.files, given, rate),
+            "ratio_to_data_juicer": _peers.ratio(_peers.DATA_JUICER, given.data_juicer, speed.files, given, rate),
             "dtype": given.dtype,
             "network": given.model or f"{given.architecture} (random weights)",
             "device": speed.device,

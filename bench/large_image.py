@@ -19,7 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,15 @@ from factory.models import large
 from factory.models.guided import RepresentationDiffusionPipeline
 
 STEPS = 2  # of the images whose memory is measured
-OVERLAP = 0.5
+OVERLAP = 0.5  # of their windows
+
+
+class Seen(NamedTuple):
+    """What `large.seam_ratio` takes. image: uint8 [H, W, 3].  borders: of its windows and tiles.  lattice: pixels per latent."""
+
+    image: np.ndarray
+    borders: tuple[list[int], list[int]]
+    lattice: int
 
 
 def main() -> None:
@@ -47,14 +55,14 @@ def main() -> None:
     options.add_argument("--one", type=int, help="make one image of this side and print this process's peak memory; what the children do")
     given = options.parse_args()
     if given.one:
-        emit({"peak_mb": one(given.model, given.one)}, True)
+        emit({"peak_mb": one_image(given.model, given.one)}, True)
         return
     made = guided(given) if given.model else prompted(given)
-    ratios = [large.seam_ratio(image, borders, lattice) for image, borders, lattice in made]
+    ratios = [large.seam_ratio(*one) for one in made]
     if given.keep:
         given.keep.mkdir(parents=True, exist_ok=True)
-        for number, (image, *_) in enumerate(made):
-            images.to_pil(image).save(given.keep / f"{number:02d}.png")
+        for number, one in enumerate(made):
+            images.to_pil(one.image).save(given.keep / f"{number:02d}.png")
     result: dict[str, Any] = {"seam_ratio": round(statistics.mean(ratios), 4), "spread": round(statistics.pstdev(ratios), 4)}
     result["images"] = len(ratios)
     for side in given.sizes:
@@ -64,19 +72,19 @@ def main() -> None:
     emit(result, given.json)
 
 
-def guided(given: Any) -> list[tuple[np.ndarray, tuple[list[int], list[int]], int]]:
-    """Images that follow real ones, with the borders of their windows and tiles, and pixels per latent."""
+def guided(given: Any) -> list[Seen]:
+    """Images that follow real ones."""
     pipe = _open(given.model)
     made = []
     for number, reference in enumerate(_references(given.reference, given.images)):
         height, width = (side // pipe.factor * pipe.factor for side in reference.shape[:2])
         grid = large.reference_grid(pipe, reference)
         canvas = large.generate(pipe, height, width, torch.Generator().manual_seed(number), grid, num_inference_steps=given.steps)
-        made.append((np.concatenate(list(large.rows(pipe, canvas))), _borders(pipe, canvas, 0.75), large.factor_of(pipe)))
+        made.append(_seen(pipe, canvas))
     return made
 
 
-def prompted(given: Any) -> list[tuple[np.ndarray, tuple[list[int], list[int]], int]]:
+def prompted(given: Any) -> list[Seen]:
     """Images of the embedded text-to-image model."""
     from factory.generators import _load
     from factory.generators.diffusers import Diffusers
@@ -89,11 +97,11 @@ def prompted(given: Any) -> list[tuple[np.ndarray, tuple[list[int], list[int]], 
     for number in range(given.images):
         source = torch.Generator().manual_seed(number)
         canvas = large.generate(pipe, 112, 112, source, prompt="a photo of a pullover", num_inference_steps=given.steps)
-        made.append((np.concatenate(list(large.rows(pipe, canvas))), _borders(pipe, canvas, 0.75), large.factor_of(pipe)))
+        made.append(_seen(pipe, canvas))
     return made
 
 
-def one(model: Path | None, side: int) -> float:
+def one_image(model: Path | None, side: int) -> float:
     """Make and write one image of side × side pixels from a random grid of embeddings; peak memory in MB."""
     pipe = _fresh() if model is None else _open(model)
     cells = max(2, side // pipe.sample_size[0])
@@ -108,13 +116,17 @@ def one(model: Path | None, side: int) -> float:
     return peak_mb()
 
 
-def _borders(pipe: Any, canvas: torch.Tensor, overlap: float) -> tuple[list[int], list[int]]:
+def _seen(pipe: Any, canvas: torch.Tensor) -> Seen:
+    return Seen(np.concatenate(list(large.rows(pipe, canvas))), _borders(pipe, canvas), large.factor_of(pipe))
+
+
+def _borders(pipe: Any, canvas: torch.Tensor) -> tuple[list[int], list[int]]:
     """Rows and columns, in pixels, at which a denoising window or a decoded tile begins or ends."""
     window = large.trained(large.denoiser_of(pipe))
     factor = large.factor_of(pipe)
     lines = []
     for length, side in zip(canvas.shape[1:], window, strict=True):
-        places = {*large.starts(length, side, overlap), *large.starts(length, side, large.SPREAD)}
+        places = {*large.starts(length, side, large.OVERLAP), *large.starts(length, side, large.SPREAD)}
         lines.append(sorted({place * factor for start in places for place in (start, start + side)} - {0, length * factor}))
     return lines[0], lines[1]
 

@@ -44,6 +44,7 @@ MEANING = {
 
 
 def main() -> None:
+    """Measure, print, and write the cards where that is asked for."""
     arguments = parse()
     torch.set_grad_enabled(False)
     test = data.load(SourceSpec(dataset=str(next((DATA / "fashion-mnist").glob("test-*.parquet"))), split="test"))
@@ -53,7 +54,7 @@ def main() -> None:
     pipeline.set_progress_bar_config(disable=True)
     figures = {
         "clip_zero_shot": zero_shot(pipeline.clip, test),
-        "classifier_accuracy": float((classify(classifier, grey(test.pixels)) == test.labels).mean()),
+        "classifier_accuracy": float((classify(classifier, torch.from_numpy(test.pixels)) == test.labels).mean()),
         **generation(pipeline, classifier, test, train, arguments.n),
         "megabytes": sum(path.stat().st_size for path in (DATA / "models").rglob("*") if path.is_file()) / 1e6,
         "n": arguments.n,
@@ -66,6 +67,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
+    """The command line."""
     options = parser(__doc__)
     options.add_argument("--n", type=int, default=1000, help="images generated per measurement (default 1000)")
     options.add_argument("--train", type=Path, help="Parquet file to look for copies in (default: the embedded sample)")
@@ -74,8 +76,9 @@ def parse() -> argparse.Namespace:
 
 
 def zero_shot(clip: ClipEncoder, test: data.Pictures) -> float:
+    """Share of the test images whose nearest class text is their own class's."""
     texts = clip.encode_text([PROMPT.format(label=name) for name in test.class_names])
-    seen = torch.cat([clip.encode_image(part) for part in grey(test.pixels).split(500)])
+    seen = torch.cat([clip.encode_image(part) for part in torch.from_numpy(test.pixels).split(500)])
     return float(((seen @ texts.T).argmax(1).numpy() == test.labels).mean())
 
 
@@ -85,12 +88,12 @@ def generation(
     """Everything that needs generated images: n from prompts, and variations of n test images, equally many per class."""
     classes = len(test.class_names)
     rows = np.concatenate([np.flatnonzero(test.labels == label)[: n // classes] for label in range(classes)])
-    labels, originals = test.labels[rows], grey(test.pixels[rows])
+    labels, originals = test.labels[rows], torch.from_numpy(test.pixels[rows])
     began = time.perf_counter()
     made = generate(pipeline, len(rows), lambda part: {"prompt": [PROMPT.format(label=test.class_names[label]) for label in labels[part]]})
     seconds = (time.perf_counter() - began) / len(rows)
     varied = generate(pipeline, len(rows), lambda part: {"image": originals[part].expand(-1, 3, -1, -1)})
-    known = grey(train.pixels).float() / 255
+    known = torch.from_numpy(train.pixels).float() / 255
     agree_made, agree_varied = classify(classifier, made) == labels, classify(classifier, varied) == labels
     return {
         "class_agreement": float(agree_made.mean()),
@@ -118,11 +121,8 @@ def generate(pipeline: EmbeddingDiffusionPipeline, n: int, condition: Any) -> to
     return torch.cat(parts)
 
 
-def grey(pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pixels)
-
-
 def classify(classifier: SmallClassifier, images: torch.Tensor) -> np.ndarray:
+    """uint8, or float in [0, 1], [N, C, H, W] -> the class that is seen in each, int64 [N]."""
     return torch.cat([classifier.probabilities(part).argmax(1) for part in images.split(500)]).numpy()
 
 

@@ -35,10 +35,7 @@ def run(
     from factory.models import large
     from factory.models.guided import RepresentationDiffusionPipeline
 
-    found = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", size)
-    if not found:
-        raise UserError(f"--size: expected HEIGHTxWIDTH such as 1024x2048, got {size!r}")
-    height, width = int(found[1]), int(found[2])
+    height, width = _pixels(size)
     if out.suffix.lower() not in (".tif", ".tiff"):
         raise UserError(f"--out: {out} must end in .tif; other formats cannot be written in strips")
     kind = Diffusers(model=model, guidance=guidance)
@@ -48,20 +45,25 @@ def run(
     generator = torch.Generator().manual_seed(seed)
     began = time.monotonic()
     try:
-        if isinstance(pipe, RepresentationDiffusionPipeline):
-            grid = _grid(pipe, reference, patches, height, width, cell, seed)
-            canvas = large.generate(pipe, height, width, generator, grid, overlap, num_inference_steps=steps, guidance_scale=guidance)
-        elif prompt is None:
+        guided = isinstance(pipe, RepresentationDiffusionPipeline)
+        if not guided and prompt is None:
             raise UserError(f"--prompt: {type(pipe).__name__} needs one")
-        else:
-            canvas = large.generate(
-                pipe, height, width, generator, None, overlap, prompt=prompt, num_inference_steps=steps, guidance_scale=guidance
-            )
+        grid = _grid(pipe, reference, patches, height, width, cell, seed) if guided else None
+        call = {"num_inference_steps": steps, "guidance_scale": guidance, **({} if guided else {"prompt": prompt})}
+        canvas = large.generate(pipe, height, width, generator, grid, overlap, **call)
         out.parent.mkdir(parents=True, exist_ok=True)
         large.write(out, pipe, canvas)
     except ValueError as error:
         raise UserError(str(error)) from error
     return f"{out}: {height}×{width} pixels in {time.monotonic() - began:.0f} s"
+
+
+def _pixels(size: str) -> tuple[int, int]:
+    """Height and width of "HEIGHTxWIDTH". Raises UserError."""
+    found = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", size)
+    if not found:
+        raise UserError(f"--size: expected HEIGHTxWIDTH such as 1024x2048, got {size!r}")
+    return int(found[1]), int(found[2])
 
 
 def _grid(pipe: Any, reference: Path | None, patches: Path | None, height: int, width: int, cell: float, seed: int) -> Any:

@@ -213,17 +213,8 @@ def make(recipe: Recipe, table: Table, worded: wording.Worded | None = None) -> 
     prompts = list(dict.fromkeys(text for group in worded.texts for text in group))
     index = {text: i for i, text in enumerate(prompts)}
     weights = np.array([generator.weight for generator in recipe.generator])
-    generators = [generator.settings() for generator in recipe.generator]
-    identity = {
-        "seed": recipe.seed,
-        "source": {"fingerprint": table.fingerprint, "class_names": names, "real": [len(pool) for pool in pools]},
-        "generator": generators if len(generators) > 1 else generators[0],
-        "condition": recipe.condition.identity(),
-        "prompts": hashlib.sha256(json.dumps(worded.texts).encode()).hexdigest(),
-        "sweep": recipe.sweep,
-        "shard": recipe.shard,
-        "threads": recipe.threads,
-    }
+    source = {"fingerprint": table.fingerprint, "class_names": names, "real": [len(pool) for pool in pools]}
+    identity = _identity(recipe, source, worded.texts)
     return Plan(
         id=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
         seed=recipe.seed,
@@ -242,6 +233,21 @@ def make(recipe: Recipe, table: Table, worded: wording.Worded | None = None) -> 
         wording=worded.facts,
         identity=identity,
     )
+
+
+def _identity(recipe: Recipe, source: dict[str, Any], texts: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """What makes pixels, and nothing else."""
+    generators = [generator.settings() for generator in recipe.generator]
+    return {
+        "seed": recipe.seed,
+        "source": source,
+        "generator": generators if len(generators) > 1 else generators[0],
+        "condition": recipe.condition.identity(),
+        "prompts": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
+        "sweep": recipe.sweep,
+        "shard": recipe.shard,
+        "threads": recipe.threads,
+    }
 
 
 def _need_parents(recipe: Recipe, names: list[str], pools: list[np.ndarray]) -> None:
