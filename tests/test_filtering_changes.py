@@ -220,6 +220,21 @@ def test_a_file_that_was_replaced_by_one_of_the_same_size_is_noticed(kind: str, 
         sift(tmp_path, corpus=corpus, shard="3")  # not taken for a change of the corpus
 
 
+def test_a_fault_that_may_pass_leaves_no_digest_of_some_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path / "corpus", ["0.png"])
+    pq.write_table(pa.table({"image": pa.array(["0.png"] * 3)}), tmp_path / "corpus" / "a.parquet")
+
+    def failing(file: pq.ParquetFile, *_: Any, **__: Any) -> Any:
+        yield file.read(["image"]).to_batches()[0][:1]
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetFile, "iter_batches", failing)
+        with pytest.raises(UserError, match=r"a.parquet cannot be read for now: .*run the same command again"):
+            sift(tmp_path, corpus=f"{{dataset: {tmp_path}/corpus/a.parquet}}", filters="[]")
+    assert sift(tmp_path, corpus=f"{{dataset: {tmp_path}/corpus/a.parquet}}", filters="[]")["kept"] == 3
+
+
 def test_a_row_that_names_no_possible_file_costs_that_row_alone(tmp_path: Path) -> None:
     pictures(tmp_path / "corpus", ["0.png"])
     pq.write_table(pa.table({"image": pa.array(["0.png", "a\0b.png"])}), tmp_path / "corpus" / "a.parquet")

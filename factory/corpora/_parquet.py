@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -41,7 +40,8 @@ def cuts(corpus: Columns, files: _places.Files, root: str, rows: int, catalogue:
                     names = _columns.class_label_names(footer.schema_arrow, corpus.label)
                     write_names(catalogue, names)
                 spans = list(_spans([footer.metadata.row_group(i).num_rows for i in range(footer.metadata.num_row_groups)], rows))
-                named = [_digest(stamps, stop - start) for stamps in [_named(corpus, footer, root)] for start, stop in spans]
+                stamps = _named(corpus, footer, root, files.file_system)
+                named = [_digest(stamps, stop - start) for start, stop in spans]
         except (pa.ArrowInvalid, OSError) as error:
             if isinstance(error, PermissionError):
                 raise UserError(f"{corpus.source_name()}: no permission to read {shown}; grant it, or leave the file out") from error
@@ -53,17 +53,23 @@ def cuts(corpus: Columns, files: _places.Files, root: str, rows: int, catalogue:
             number += 1
 
 
-def _named(corpus: Columns, file: pq.ParquetFile, root: str) -> Iterator[str]:
-    """For each row the stamp of the file on this disk that it names as its image; empty for bytes and URLs. Ends early in a damaged file."""
+def _named(corpus: Columns, file: pq.ParquetFile, root: str, file_system: Any) -> Iterator[str]:
+    """For each row the stamp of the file on this disk that it names as its image; empty for bytes and URLs.
+
+    Ends early in a damaged file, whose rows say so when they are read. Raises OSError for what may pass: a digest of some rows would not last.
+    """
     column = _path_column(file, corpus.image)
     if column is None or "://" in root.removeprefix(_LOCAL):
         return
-    with contextlib.suppress(pa.ArrowException, OSError, UnicodeDecodeError):  # the rows say so when they are read
+    try:
         for batch in file.iter_batches(columns=[column], use_threads=False):
             for row in batch.to_pylist():
                 named = image_of(row, corpus, root)
                 path = named.removeprefix(_LOCAL) if isinstance(named, str) else "://"
                 yield "" if "://" in path else _places.local_stamp(path)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if not _is_damage(error, file_system):
+            raise
 
 
 def _digest(stamps: Iterator[str], rows: int) -> str:
