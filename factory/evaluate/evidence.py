@@ -82,11 +82,8 @@ class Evidence:
 def gather(folder: Path, real: str, test: str, settings: Settings, device: str) -> Evidence:
     """Open and read everything. Raises UserError for what is missing or does not fit together."""
     run = made.open(folder)
-    real_table, test_table, own_table = (
-        sets.opened("--real", real, "train"),
-        sets.opened("--test", test, "test", real != test),
-        _own_table(run),
-    )
+    real_table, test_table = sets.opened("--real", real, "train"), sets.opened("--test", test, "test", alone=real != test)
+    own_table = _own_table(run)
     names = list(real_table.class_names)
     eyes = _eyes(run, real_table, settings, device)
     rows, own_keys = _chosen(real_table, own_table, settings.reference)

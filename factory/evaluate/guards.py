@@ -58,6 +58,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        """Whether nothing fails it."""
         return not self.ids
 
     def __str__(self) -> str:

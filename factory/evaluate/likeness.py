@@ -61,9 +61,9 @@ def _row(
     some = seeds.rng("fidelity", "synthetic", name or "").permutation(ours)[:size]
     features = [real.features[reference], made.features[some], real.features[other]]
     clips = None if made.clip is None or real.clip is None else [real.clip[reference], made.clip[some], real.clip[other]]
-    row |= _pair("frechet", features, size, fidelity.frechet_distance, 2)
-    row |= _pair("kernel", features, size, fidelity.kernel_distance, 2)
-    row |= _pair("cmmd", clips, size, fidelity.clip_distance, 2)
+    row |= _pair("frechet", features, size, fidelity.frechet_distance)
+    row |= _pair("kernel", features, size, fidelity.kernel_distance)
+    row |= _pair("cmmd", clips, size, fidelity.clip_distance)
     found = {"": features[1], "_real": features[2]}
     for suffix, fake in found.items():
         near = fidelity.manifold(features[0], fake, NEIGHBOURS) if size > NEIGHBOURS else {}
@@ -75,8 +75,9 @@ def _row(
 
 
 def _pair(
-    name: str, parts: list[np.ndarray] | None, size: int, distance: Callable[[np.ndarray, np.ndarray], float], least: int
+    name: str, parts: list[np.ndarray] | None, size: int, distance: Callable[[np.ndarray, np.ndarray], float]
 ) -> dict[str, float | None]:
-    if parts is None or size < least:
+    """A distance from reference images to synthetic ones, and to other real ones. parts: features of the three, `size` rows each."""
+    if parts is None or size < 2:
         return {name: None, f"{name}_real": None}
     return {name: distance(parts[0], parts[1]), f"{name}_real": distance(parts[0], parts[2])}

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,9 +70,9 @@ class Eyes:
             labels += [item[3] for item in part]
             pixels += digests
             small.append(np.stack([images.fit(picture, self.side, self.side) for picture in pictures]))
-            features.append(_cached(self.backbone.identity, digests, partial(self.backbone.features, pictures)))
+            features.append(_cached(self.backbone, digests, partial(self.backbone.features, pictures)))
             if self.clip is not None:
-                clip.append(_cached(self.clip.identity, digests, partial(self.clip.encode_images, pictures)))
+                clip.append(_cached(self.clip, digests, partial(self.clip.encode_images, pictures)))
         if not ids:
             raise UserError(f"there are no {what}")
         log.info("%d %s", len(ids), what)
@@ -94,25 +93,11 @@ def _chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         yield part
 
 
-def _cached(identity: str, digests: Sequence[bytes], compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """An array over these images, from the cache where another run has left it."""
-    name = hashlib.sha256(b"\0".join([identity.encode(), *digests])).hexdigest()[:32]
+def _cached(by: Backbone | Encoder, digests: Sequence[bytes], compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """What a backbone or an encoder makes of these images, float32 [N, dim], from the cache where another run has left it."""
+    name = hashlib.sha256(b"\0".join([by.identity.encode(), *digests])).hexdigest()[:32]
     path = files.cache_folder() / "features" / name[:2] / f"{name}.npy"
-    if path.exists():
-        try:
-            found: np.ndarray = np.load(path, allow_pickle=False)
-            if len(found) == len(digests):
-                return found
-        except (ValueError, EOFError):
-            log.warning("%s is damaged and is computed again", path)
-    array = compute()
-
-    def write(scratch: Path) -> None:
-        with scratch.open("wb") as file:
-            np.save(file, array)
-
-    files.write_atomically(path, write)
-    return array
+    return files.array_once(path, (len(digests), by.dim), compute)
 
 
 def opened(option: str, text: str, split: str, alone: bool = False) -> Table:

@@ -28,6 +28,7 @@ class ClipEncoder(ModelMixin):
 
     @property
     def embed_dim(self) -> int:
+        """Length of an embedding."""
         return int(self.model_cfg["embed_dim"])
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:

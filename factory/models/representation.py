@@ -41,6 +41,7 @@ class RepresentationEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def embed_dim(self) -> int:
+        """Length of an embedding, after the projection where there is one."""
         return int(self.config.dim)
 
     @torch.no_grad()

@@ -38,11 +38,13 @@ class Block(nn.Module):
         return x + gate_m * self.mlp(norm(x) * (1 + scale_m) + shift_m)
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, T, W] -> [N, T, W], each patch from all patches of its image."""
         count, tokens, width = x.shape
         q, k, v = self.qkv(x).view(count, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         return self.mix(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(count, tokens, width))
 
     def attend_to(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """[N, T, W] and condition tokens [N, K, W] -> [N, T, W], each patch from the tokens of its image."""
         count, _, width = x.shape
 
         def split(rows: torch.Tensor) -> torch.Tensor:
@@ -139,6 +141,7 @@ class PatchTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: igno
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
+    """[…, W] with mean 0 and variance 1 along the last axis; scale and shift are the modulation's."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 

@@ -16,6 +16,8 @@ from factory.kinds import RealImages
 
 
 class Strict(BaseModel):
+    """Unknown keys are faults."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
 
