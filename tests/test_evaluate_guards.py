@@ -141,6 +141,22 @@ def test_cards_of_trained_folders_are_read_by_fingerprint_and_split(tmp_path: Pa
     assert cards.trained_on_test(shipped, Wordless(["a"]), "data/fashion-mnist").passed
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("test", True),
+        ("train+test", True),
+        ("Test-00000", True),
+        ("my_tests", True),
+        ("testing", True),
+        ("latest", False),
+        ("contest", False),
+    ],
+)
+def test_a_name_says_test_as_a_word_of_its_own(name: str, says: bool) -> None:
+    assert guards.says_test(name) is says
+
+
 IMAGES = 20_000  # of each class: seeds decide, not images
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from factory.contracts import Table
+from factory.evaluate import guards
 from factory.evaluate.guards import Check
 
 log = logging.getLogger("factory")
 # "trained on the train and test splits", "training data: train+test"; within one clause, and not where the clause denies it.
 _CLAIM = re.compile(r"\b(?:pre-?)?train(?:ed|ing)\b[^.;|\n]{0,100}?\b(?:test|train\s*\+\s*test)\b(?:\s+(?:split|set|images|data))?", re.I)
 _DENIAL = re.compile(r"\b(?:never|not|no|without|un(?:seen|used)|except|exclud\w+|held[- ]out|evaluat\w+|measured|separate)\b", re.I)
-_TEST = re.compile(r"(?:^|[^a-z])test(?:ing)?(?:[^a-z]|$)", re.I)
 
 
 def trained_on_test(generators: list[dict[str, Any]], test: Table, dataset: str) -> Check:
@@ -53,9 +53,9 @@ def _reasons(facts: Mapping[str, Any], text: str, test: Table, dataset: str) -> 
         yield "trained_on.fingerprint is that of the test images"
     split, source = str(trained.get("split") or ""), str(trained.get("dataset") or "")
     stem = Path(source).stem if source.endswith((".parquet", ".tar")) else ""
-    if _TEST.search(split) and (not source or _same(source, dataset)):
+    if guards.says_test(split) and (not source or _same(source, dataset)):
         yield f"trained_on.split is {split!r}"
-    elif stem and _TEST.search(stem) and _same(source, dataset):
+    elif guards.says_test(stem) and _same(source, dataset):
         yield f"trained_on.dataset is {source!r}"
     for line in _prose(text):
         claim = _CLAIM.search(line)

@@ -48,6 +48,12 @@ def require_parents(parents: Sequence[Iterable[int]], drawn: Iterable[int]) -> N
         )
 
 
+def says_test(name: str) -> bool:
+    """Whether the name of a split or a file says that it holds test images: test-00000, my_testing, never latest."""
+    words = "".join(letter if letter.isalpha() else " " for letter in name.lower()).split()
+    return any(word in ("test", "testing", "tests") for word in words)
+
+
 @dataclass(frozen=True)
 class Check:
     """One question about leaks. name: a slug.  ids: what fails it.  why: a sentence with what to do, without the ids."""

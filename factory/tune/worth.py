@@ -179,7 +179,7 @@ def validation(recipe: Recipe, table: Table, dataset: str, split: str, most: int
     test: the held-out images as `factory evaluate` takes them; None for the test split of `dataset`, where this is a folder that has one.
     Raises UserError, also where the recipe itself uses a test image.
     """
-    if _says_test(split) or _says_test(Path(dataset).stem):
+    if guards.says_test(split) or guards.says_test(Path(dataset).stem):
         raise _looks_at_test(dataset, split)
     found = _opened(recipe, table, dataset, split)
     known = _test_images(recipe, dataset, test)
@@ -251,8 +251,3 @@ def _test_split(recipe: Recipe, dataset: str) -> Table | None:
     except UserError as error:
         log.info("%s: no test split: %s", dataset, error)
         return None
-
-
-def _says_test(name: str) -> bool:
-    words = "".join(letter if letter.isalpha() else " " for letter in name.lower()).split()
-    return any(word in ("test", "testing", "tests") for word in words)
