@@ -79,7 +79,7 @@ def _require_safe_hub_weights(model: str) -> None:
 
     try:
         path = download_pretrained_from_hf(model.removeprefix("hf-hub:"))
-    except Exception as error:
+    except Exception as error:  # the Hub's client, its transport and open_clip each raise their own type
         raise cannot_open(model, error) from error
     if not str(path).endswith(".safetensors"):
         raise UserError(f"model {model!r} has only pickled weights, which can run code when opened; convert them to {_PREFERRED[0]}")

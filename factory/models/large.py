@@ -70,7 +70,7 @@ def windowed(denoiser: Any, window: tuple[int, int], overlap: float = OVERLAP, g
     inner = denoiser.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        values = {**{str(i): value for i, value in enumerate(args)}, **kwargs}
+        values = {**{str(i): value for i, value in enumerate(args)}, **kwargs}  # inputs without a name go by their place
         name = next((name for name in ("0", *NAMES) if isinstance(values.get(name), torch.Tensor)), "")
         sample = values.get(name)
         if sample is None or sample.ndim != 4:
@@ -262,16 +262,19 @@ def _repeated(value: Any, images: int, windows: int) -> Any:
 
 
 def _call(inner: Any, name: str, parts: torch.Tensor, rest: dict[str, Any]) -> Any:
+    """The denoiser's answer for `parts` under this name and its further inputs; see `windowed` for the names."""
     values = {name: parts, **rest}
     positional = [values.pop(key) for key in sorted(filter(str.isdigit, values), key=int)]
     return inner(*positional, **values)
 
 
 def _tensor(answer: Any) -> torch.Tensor:
+    """What a denoiser predicts, out of a tuple or an output of diffusers."""
     return answer if isinstance(answer, torch.Tensor) else answer[0]
 
 
 def _like(answer: Any, out: torch.Tensor) -> Any:
+    """Another prediction in the wrapping of this answer."""
     if isinstance(answer, torch.Tensor):
         return out
     return (out,) if isinstance(answer, tuple) else type(answer)(sample=out)

@@ -173,15 +173,12 @@ def _keys(f: Filter) -> list[str]:
 
 def _ends(f: Filter, low: float, high: float) -> list[dict[str, Any]]:
     """What can be moved: an end of the band that is kept, or the best share or number; `set` where the recipe gives it a value."""
-    keys = _keys(f)
-    bounds = f.bounds()
     ends: list[dict[str, Any]] = []
-    if "between" in keys or "min" in keys:
-        ends.append({"key": "low", "words": "keep from", "value": bounds[0] if np.isfinite(bounds[0]) else low})
-    if "between" in keys or "max" in keys:
-        ends.append({"key": "high", "words": "to" if ends else "keep up to", "value": bounds[1] if np.isfinite(bounds[1]) else high})
-    for end, bound in zip(ends, bounds if len(ends) == 2 else [b for b in bounds if np.isfinite(b)] or [np.inf], strict=False):
-        end["set"] = bool(np.isfinite(bound))
+    for setter, name, bound, edge in zip(("min", "max"), ("low", "high"), f.bounds(), (low, high), strict=True):
+        if {"between", setter} & set(_keys(f)):
+            words = "keep from" if name == "low" else "to" if ends else "keep up to"
+            known = bool(np.isfinite(bound))
+            ends.append({"key": name, "words": words, "value": bound if known else edge, "set": known})
     if f.keep_top is not None:
         amount, share = f.top()
         ends.append(

@@ -128,6 +128,7 @@ def bounds(recipe: Recipe, rules: Sequence[Rule], setting: Mapping[str, Any]) ->
 
 
 def _bound(rule: Rule, share: Any, written: float, lower: bool) -> float:
+    """The score that refuses this share of the rows, in five digits; the written bound where the share is AS_WRITTEN or nothing has a score."""
     if share == AS_WRITTEN or rule.score is None:
         return float(written)
     finite = rule.score[np.isfinite(rule.score)]
