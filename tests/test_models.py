@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from factory.models import pixels
 from factory.models.pipeline import EmbeddingDiffusionPipeline
 from factory.models.transformer import PatchTransformer
 
@@ -31,6 +32,14 @@ def photos() -> list[Image.Image]:
 
 def seeds(*values: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(value) for value in values]
+
+
+def test_pixels_in_the_ranges_of_networks():
+    bytes_ = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    assert pixels.unit(bytes_).flatten().tolist() == pytest.approx([0, 0.2, 1])
+    assert torch.equal(pixels.unit(pixels.unit(bytes_)), pixels.unit(bytes_))  # floats are in [0, 1] already
+    assert pixels.signed(bytes_).flatten().tolist() == pytest.approx([-1, -0.6, 1])
+    assert pixels.grey(bytes_.float()).flatten().tolist() == pytest.approx([0.587 * 51 + 0.114 * 255])
 
 
 def test_text_variation_and_image_to_image(pipeline, photos):

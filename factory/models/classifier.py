@@ -11,6 +11,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from torch.nn import functional as F
 
+from factory.models.pixels import unit
+
 
 class SmallClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Five 3×3 convolutions with batch normalisation, a global mean and one linear layer.
@@ -50,8 +52,7 @@ class SmallClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """uint8, or float in [0, 1], [N, 1 or 3, H, W] -> normalised [N, C, S, S]."""
-        x = images.to(self.device, torch.float32)
-        x = x / 255 if images.dtype == torch.uint8 else x
+        x = unit(images, self.device)
         x = x.mean(1, keepdim=True) if self.config.channels == 1 else x.expand(-1, 3, -1, -1)
         size = self.config.image_size
         if x.shape[2:] != (size, size):

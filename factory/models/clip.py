@@ -10,6 +10,8 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin  # diffusers looks for this name in a component's module
 from torch.nn import functional as F
 
+from factory.models.pixels import unit
+
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
@@ -33,9 +35,7 @@ class ClipEncoder(ModelMixin):
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """uint8, or float in [0, 1], [N, 1 or 3, H, W] -> normalised [N, 3, size, size], as open_clip's transform does it."""
-        x = images.to(self.device, torch.float32)
-        x = x / 255 if images.dtype == torch.uint8 else x
-        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+        x = unit(images, self.device).expand(-1, 3, -1, -1)
         size = self.model_cfg["vision_cfg"]["image_size"]
         height, width = (round(side * size / min(x.shape[2:])) for side in x.shape[2:])
         if (height, width) != tuple(x.shape[2:]):

@@ -11,8 +11,9 @@ import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 
 from factory import images as pictures
+from factory.models.pixels import grey, signed
 from factory.models.representation import RepresentationEncoder
-from factory.models.sampling import Callback, Generators, Rows, SamplingPipeline, grey
+from factory.models.sampling import Callback, Generators, Rows, SamplingPipeline
 from factory.models.scheduler import GaussianPathScheduler
 from factory.models.transformer import PatchTransformer
 
@@ -137,7 +138,7 @@ def latent_scale(vae: Any) -> tuple[float, float]:
 @torch.no_grad()
 def to_latents(vae: Any, pixels: torch.Tensor, channels: int) -> torch.Tensor:
     """uint8 [N, 1 or 3, H, W] -> float32 [N, C, h, w]: latents, or without a vae pixels in [-1, 1] with so many channels."""
-    x = pixels.float() / 127.5 - 1
+    x = signed(pixels)
     if vae is None:
         x = grey(x) if channels == 1 and x.shape[1] == 3 else x
         return x.expand(-1, channels, -1, -1)

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from factory import images as pictures
 from factory.models.clip import ClipEncoder
-from factory.models.sampling import Callback, Generators, Rows, SamplingPipeline, grey, repeat
+from factory.models.pixels import grey, signed
+from factory.models.sampling import Callback, Generators, Rows, SamplingPipeline, repeat
 from factory.models.transformer import PatchTransformer
 
 
@@ -90,7 +91,7 @@ class EmbeddingDiffusionPipeline(SamplingPipeline):
         """PIL images, arrays or tensors (floats in [0, 1]) -> [N, C, height, width] in [-1, 1], C the transformer's channels."""
         ready = []
         for one in pictures.from_output(image):
-            x = torch.tensor(one).permute(2, 0, 1)[None].float() / 127.5 - 1
+            x = signed(torch.tensor(one).permute(2, 0, 1)[None])
             if self.transformer.config.in_channels == 1:
                 x = grey(x)
             if x.shape[2:] != (height, width):

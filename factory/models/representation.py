@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from factory.models import efficientnet
+from factory.models.pixels import unit
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -54,9 +55,7 @@ class RepresentationEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def wide(self, images: torch.Tensor) -> torch.Tensor:
         """The networks' unit embeddings side by side, float [N, sum of their lengths]."""
-        x = images.to(self.device, torch.float32)
-        x = x / 255 if images.dtype == torch.uint8 else x
-        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+        x = unit(images, self.device).expand(-1, 3, -1, -1)
         parts = []
         for tower, spec in zip(self.networks, self.config.towers, strict=True):
             parts.append(F.normalize(pooled(tower(prepare(x, spec).to(self.dtype)), spec["library"]).float(), dim=-1))

@@ -96,12 +96,6 @@ class SamplingPipeline(DiffusionPipeline):
             raise ValueError(f"output_type is 'pil', 'np', 'pt' or 'latent', not {output_type!r}")
 
 
-def grey(pixels: torch.Tensor) -> torch.Tensor:
-    """[N, 3, H, W] -> [N, 1, H, W], by the luma of ITU-R BT.601."""
-    weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device).view(3, 1, 1)
-    return (pixels * weights).sum(1, keepdim=True)
-
-
 def repeat(rows: torch.Tensor, count: int) -> torch.Tensor:
     """[N, …] -> [count, …], each row as often as its neighbours; count is a multiple of N."""
     return rows.repeat_interleave(count // len(rows), dim=0)

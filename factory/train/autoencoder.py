@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from factory.models.pixels import signed
 from factory.train import loop, prepared
 from factory.train.prepared import Prepared
 from factory.train.recipe import Autoencoder
@@ -32,7 +33,7 @@ def train(recipe: Autoencoder) -> None:
         rng = loop.draws(recipe, k)
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
         symmetry = torch.from_numpy(rng.choice(prepared.SYMMETRIES[recipe.flips], recipe.batch))
-        x = _signed(prepared.transformed(batches(k), symmetry).to(device))
+        x = signed(prepared.transformed(batches(k), symmetry).to(device)).expand(-1, 3, -1, -1)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             seen = model.encode(x.to(memory_format=torch.channels_last)).latent_dist
             drawn = seen.mean + seen.std * torch.randn(seen.mean.shape, generator=noise).to(device)
@@ -73,14 +74,9 @@ def make_model(recipe: Autoencoder) -> Any:
     )
 
 
-def _signed(pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, 1 or 3, H, W] -> float32 [N, 3, H, W] in [-1, 1]."""
-    return pixels.float().div(127.5).sub(1).expand(-1, 3, -1, -1)
-
-
 @torch.no_grad()
 def _reconstructed(model: Any, data: Prepared, device: torch.device, most: int = 500) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(images in [-1, 1], their latents, what is decoded from these) of up to `most` images, evenly spread."""
-    some = _signed(torch.from_numpy(np.array(data.pixels[:: max(1, len(data) // most)][:most])).to(device))
+    some = signed(torch.from_numpy(np.array(data.pixels[:: max(1, len(data) // most)][:most])).to(device)).expand(-1, 3, -1, -1)
     latents = torch.cat([model.encode(part).latent_dist.mode() for part in some.split(50)])
     return some, latents, torch.cat([model.decode(part, return_dict=False)[0] for part in latents.split(50)])

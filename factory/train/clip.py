@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from factory.errors import UserError
 from factory.models.clip import ClipEncoder
+from factory.models.pixels import unit
 from factory.train import captions, data, loop
 from factory.train.recipe import Clip
 
@@ -76,7 +77,7 @@ def nt_xent(embeddings: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
 
 def two_views(pixels: torch.Tensor, size: int, preprocess: dict[str, Any], rng: np.random.Generator) -> torch.Tensor:
     """uint8 [N, C, H, W] -> normalised [2N, 3, size, size]: random crop (area 0.7 to 1), flip, and an erased patch now and then."""
-    x = pixels.repeat(2, 1, 1, 1).float() / 255
+    x = unit(pixels.repeat(2, 1, 1, 1))
     count, channels = x.shape[:2]
     scale = np.sqrt(rng.uniform(0.7, 1.0, count))
     stretch = rng.uniform(0.93, 1.07, count)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from factory import seeds
 from factory.models.clip import ClipEncoder
 from factory.models.pipeline import EmbeddingDiffusionPipeline
+from factory.models.pixels import signed
 from factory.models.transformer import PatchTransformer
 from factory.train import captions, data, loop
 from factory.train.data import Pictures
@@ -43,7 +44,7 @@ def train(recipe: Diffusion) -> None:
         rng, rows = loop.draws(recipe, k), loop.rows(recipe, len(pictures), k)
         noise_source = torch.Generator().manual_seed(int(rng.integers(2**62)))
         flip = torch.from_numpy(rng.random(recipe.batch) < 0.5)
-        x = pixels[rows].float() / 127.5 - 1
+        x = signed(pixels[rows])
         x = torch.where(flip[:, None, None, None], x.flip(3), x)
         image = jittered(image_embeds[flip.long(), rows], recipe.jitter, noise_source)
         text = text_embeds[text_rows[rows, rng.integers(recipe.captions, size=recipe.batch)]]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from factory.errors import Undecodable, UserError
 from factory.images import to_pil
+from factory.models.pixels import signed
 from factory.prepare import ParentCache
 from factory.train import loop
 from factory.train.recipe import Lora
@@ -108,7 +109,7 @@ def _pixels(read: Callable[[int], Any], row: int, size: int, rows: int, flip: bo
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
-    array = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
+    array = signed(torch.from_numpy(np.array(square)).permute(2, 0, 1))
     return array.flip(2) if flip else array
 
 

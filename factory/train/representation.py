@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from factory.errors import UserError
+from factory.models.pixels import unit
 from factory.models.representation import RepresentationEncoder, prepare, timm_tower
 from factory.train import encoded, loop, prepared
 from factory.train.prepared import Prepared
@@ -40,7 +41,7 @@ def train(recipe: Representation) -> None:
     batches = prepared.Ahead(lambda k: data.batch(loop.rows(recipe, len(data), k)))
 
     def step(k: int) -> dict[str, torch.Tensor]:
-        x = batches(k).to(device).float().div(255).expand(-1, 3, -1, -1)
+        x = unit(batches(k), device).expand(-1, 3, -1, -1)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # kornia draws from the global generator
             torch.manual_seed(int(loop.draws(recipe, k).integers(2**62)))
             pair = [prepare(views(x), spec).to(memory_format=torch.channels_last) for _ in range(2)]

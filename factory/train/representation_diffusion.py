@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from factory.errors import UserError
 from factory.models.guided import RepresentationDiffusionPipeline
+from factory.models.pixels import signed
 from factory.models.representation import RepresentationEncoder
 from factory.models.scheduler import GaussianPathScheduler
 from factory.models.transformer import PatchTransformer
@@ -211,7 +212,7 @@ class Reader:
         if arrays.x.ndim == 5:
             x = torch.from_numpy(arrays.x[views, rows].astype(np.float32))
         else:
-            x = self.data.seen(rows, arrays.symmetries[views, rows]).float() / 127.5 - 1
+            x = signed(self.data.seen(rows, arrays.symmetries[views, rows]))
         keep = torch.from_numpy(rng.random(recipe.batch) >= recipe.drop).float()
         embeds = arrays.conditions(views, rows) * keep[:, None, None]
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
