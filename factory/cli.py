@@ -70,10 +70,11 @@ def main() -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
+    except Exception as error:
         if not is_full(error):
             raise
-        print(f"{error.filename or 'the run folder'}: the disk is full; free some space and run the same command again", file=sys.stderr)
+        where = getattr(error, "filename", None) or "the output folder"
+        print(f"{where}: the disk is full; free some space and run the same command again", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; nothing was lost, run the same command again", file=sys.stderr)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("factory")
 
 
-def is_full(error: OSError) -> bool:
-    """Whether a disk or a quota is full; Arrow sometimes says it in words alone."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+def is_full(error: Exception) -> bool:
+    """Whether a disk or a quota is full; Arrow and safetensors sometimes say it in words alone."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -38,7 +38,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
         if is_full(error):
             raise UserError(
-                f"{path.parent}: the disk is full; free some space and run the same command again, finished shards are kept"
+                f"{path.parent}: the disk is full; free some space and run the same command again, what is finished is kept"
             ) from error
         raise
     except BaseException:

@@ -71,10 +71,16 @@ class RepresentationEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @torch.no_grad()
     def fit_whitening(self, wide: torch.Tensor, dim: int) -> RepresentationEncoder:
-        """A copy of this encoder whose embeddings are centred and PCA-whitened on rows [N, W] of `wide`, the first `dim` directions kept."""
+        """A copy of this encoder whose embeddings are centred and PCA-whitened on rows [N, W] of `wide`, the first `dim` directions kept.
+
+        Fewer are kept where the rows span fewer. Raises ValueError where they span none.
+        """
         centre = wide.mean(0)
         _, spread, directions = torch.linalg.svd((wide - centre).double(), full_matrices=False)
-        dim = min(dim, int((spread > spread[0] * 1e-4).sum()))
+        floor = max(float(spread[0]) * 1e-4, 1e-6 * len(wide) ** 0.5)  # below it, directions are rounding
+        dim = min(dim, int((spread > floor).sum()))
+        if not dim:
+            raise ValueError("all images have the same embedding")
         whitened = RepresentationEncoder(list(self.config.towers), dim, True)
         whitened.load_state_dict(self.state_dict(), strict=False)
         whitened.centre.copy_(centre)
@@ -127,7 +133,7 @@ def timm_tower(name: str, size: int, mean: Sequence[float], std: Sequence[float]
 
     network: Any = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
     spec = {"library": "timm", "name": name, "config": arguments, "size": size, "mean": list(mean), "std": list(std)}
-    return network, {**spec, "dim": int(network.num_features), "interpolation": "bicubic"}
+    return network, {**spec, "dim": _dim(network, size), "interpolation": "bicubic"}
 
 
 def open_tower(name: str) -> list[tuple[nn.Module, dict[str, Any]]]:
@@ -157,13 +163,9 @@ def _open_timm(name: str) -> tuple[nn.Module, dict[str, Any]]:
 
     network: Any = timm.create_model(name, pretrained=True, num_classes=0)
     how = timm.data.resolve_model_data_config(network)
-    spec = {
-        "library": "timm",
-        "name": name.partition(".")[0],
-        "config": {},
-        "size": how["input_size"][-1],
-        "dim": int(network.num_features),
-    }
+    size = int(how["input_size"][-1])
+    # the architecture's own name: that of a folder or of a repository cannot be built again without asking for it
+    spec = {"library": "timm", "name": network.pretrained_cfg["architecture"], "config": {}, "size": size, "dim": _dim(network, size)}
     return network, {**spec, "mean": list(how["mean"]), "std": list(how["std"]), "interpolation": how["interpolation"]}
 
 
@@ -176,9 +178,7 @@ def _open_transformers(name: str) -> tuple[nn.Module, dict[str, Any]]:
     size = asked.get("height") or asked.get("shortest_edge")
     spec = {"library": "transformers", "name": name, "config": network.config.to_dict(), "size": int(size), "interpolation": "bicubic"}
     spec |= {"mean": list(processor.image_mean), "std": list(processor.image_std)}
-    with torch.no_grad():
-        dim = pooled(network(torch.zeros(1, 3, int(size), int(size))), "transformers").shape[-1]
-    return network, {**spec, "dim": int(dim)}
+    return network, {**spec, "dim": _dim(network, int(size), "transformers")}
 
 
 def _open_open_clip(name: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -201,6 +201,17 @@ def _open_open_clip(name: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 _OPENED_BY = {"timm": _open_timm, "transformers": _open_transformers, "open_clip": _open_open_clip}
+
+
+@torch.no_grad()
+def _dim(network: nn.Module, size: int, library: str = "timm") -> int:
+    """The length of a network's embedding, as it comes out: some have another width inside. What does not take the size fails here."""
+    was = network.training
+    found = pooled(network.eval()(torch.zeros(1, 3, size, size)), library)
+    network.train(was)
+    if found.ndim != 2:
+        raise ValueError(f"{type(network).__name__} answers with {list(found.shape[1:])} numbers for an image, not with a row of them")
+    return int(found.shape[1])
 
 
 def build_tower(spec: dict[str, Any]) -> nn.Module:

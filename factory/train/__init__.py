@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 
@@ -13,8 +14,9 @@ def run(recipe_path: Path, sets: list[str], out: Path | None = None) -> None:
     import importlib
 
     from factory import runtime
-    from factory.train import recipe
+    from factory.train import loop, recipe
 
     runtime.keep_freed_memory()
     checked = recipe.load(recipe_path, sets, out)
-    importlib.import_module(f"factory.train.{checked.kind}").train(checked)
+    with loop.claimed(checked.out) if runtime.worker().is_first else contextlib.nullcontext():
+        importlib.import_module(f"factory.train.{checked.kind}").train(checked)

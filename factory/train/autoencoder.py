@@ -46,7 +46,7 @@ def train(recipe: Autoencoder) -> None:
         return {"pixels": pixels.detach(), "kl": kl.detach()}
 
     model.train()
-    loop.run(recipe, {"model": model, "optimizer": optimizer}, step)
+    loop.run(recipe, {"model": model, "optimizer": optimizer}, step, made_from=data.identity)
     model.eval()
     some, latents, made = _reconstructed(model, data, device)
     psnr = float(10 * torch.log10(4 / F.mse_loss(made.clamp(-1, 1), some)))

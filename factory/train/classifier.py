@@ -38,7 +38,7 @@ def train(recipe: Classifier) -> None:
         return {"loss": loss.detach(), "accuracy": (logits.argmax(1) == labels[rows]).float().mean()}
 
     model.train()
-    loop.run(recipe, {"model": model, "optimizer": optimizer}, step)
+    loop.run(recipe, {"model": model, "optimizer": optimizer}, step, made_from=pictures.identity)
     model.eval().half().save_pretrained(recipe.out)
     loop.finish(recipe)
 

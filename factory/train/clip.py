@@ -51,7 +51,7 @@ def train(recipe: Clip) -> None:
         return {"captions": caption_loss.detach(), "views": view_loss.detach()}
 
     encoder.train()
-    loop.run(recipe, {"encoder": encoder.model, "optimizer": optimizer}, step)
+    loop.run(recipe, {"encoder": encoder.model, "optimizer": optimizer}, step, made_from=pictures.identity)
     encoder.eval().save_pretrained(recipe.out)
     loop.finish(recipe)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def identity(self) -> str:
+        """Hex digest of the pixels and labels."""
+        return hashlib.sha256(self.pixels.tobytes() + self.labels.tobytes()).hexdigest()[:32]
 
 
 def load(spec: SourceSpec) -> Pictures:

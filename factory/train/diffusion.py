@@ -60,7 +60,7 @@ def train(recipe: Diffusion) -> None:
         return {"loss": loss.detach()}
 
     model.train()
-    loop.run(recipe, {"model": model, "average": average, "optimizer": optimizer}, step)
+    loop.run(recipe, {"model": model, "average": average, "optimizer": optimizer}, step, made_from=pictures.identity)
     averaged: Any = average.module
     EmbeddingDiffusionPipeline(averaged.eval().half(), FlowMatchEulerDiscreteScheduler(), clip).save_pretrained(recipe.out)
     loop.finish(recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from factory.errors import UserError
+from factory.files import read_object
 from factory.models.guided import RepresentationDiffusionPipeline
 from factory.models.prior import EmbeddingPriorModel
 from factory.models.scheduler import GaussianPathScheduler
@@ -54,7 +56,12 @@ def train(recipe: EmbeddingPrior) -> None:
         return {"loss": loss.detach()}
 
     model.train()
-    loop.run(recipe, {"model": model, "average": average, "optimizer": optimizer}, step)
+    loop.run(
+        recipe,
+        {"model": model, "average": average, "optimizer": optimizer},
+        step,
+        made_from=f"{data.identity} {encoded.digest(pipe.encoder)}",
+    )
     averaged: Any = average.module
     averaged.eval().save_pretrained(recipe.out)
     write_training(recipe, data, {"given": recipe.of}, labels_used=recipe.of == "class")
@@ -62,10 +69,15 @@ def train(recipe: EmbeddingPrior) -> None:
 
 
 def _pipeline(recipe: EmbeddingPrior) -> RepresentationDiffusionPipeline:
+    index = Path(recipe.pipeline).expanduser() / "model_index.json"
+    said = read_object(index, "bring the folder's files back")
+    if said is None or said.get("_class_name") != RepresentationDiffusionPipeline.__name__:
+        what = "no pipeline" if said is None else f"a {said.get('_class_name')}"
+        raise UserError(f"pipeline: {recipe.pipeline} is {what}; name a folder that kind: representation_diffusion wrote")
     try:
-        return RepresentationDiffusionPipeline.from_pretrained(recipe.pipeline, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"pipeline: cannot open {recipe.pipeline}: {error}") from error
+        return RepresentationDiffusionPipeline.from_pretrained(str(index.parent), use_safetensors=True)
+    except Exception as error:  # each library that reads a damaged file has its own
+        raise UserError(f"pipeline: cannot open {recipe.pipeline}: {error}; is each of its files whole?") from error
 
 
 def _labelled(recipe: EmbeddingPrior) -> Prepared:

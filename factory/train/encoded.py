@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from factory.models.representation import RepresentationEncoder
 from factory.train.prepared import Prepared
 from factory.train.recipe import RepresentationDiffusion
 
+log = logging.getLogger("factory.train")
 FITTED = 20_000  # images at most that whitening is fitted to
 EXACT_ROWS = 49_999  # images up to which each one's neighbours are searched exactly: the time grows with their square
 
@@ -25,12 +27,14 @@ EXACT_ROWS = 49_999  # images up to which each one's neighbours are searched exa
 @dataclass(frozen=True)
 class Arrays:
     """What steps read. x: uint8 pixels [N, C, H, W] or float16 latents [V, N, C, h, w].  embeds: float16 [V, N, K, D].
-    symmetries: uint8 [V, N], of each image's V views.  near: int64 [N, k], each image's neighbours where the model is conditioned on these."""
+    symmetries: uint8 [V, N], of each image's V views.  near: int64 [N, k], each image's neighbours where the model is conditioned on these.
+    made_from: a digest of the images, the encoder and the autoencoder."""
 
     x: np.ndarray
     embeds: np.ndarray
     symmetries: np.ndarray
     near: np.ndarray | None
+    made_from: str
 
     def conditions(self, views: np.ndarray, rows: np.ndarray) -> torch.Tensor:
         """The tokens of these views of these images, int [n] both -> float32 [n, K, D], or [n, k, D] of their neighbours."""
@@ -39,20 +43,33 @@ class Arrays:
 
 
 def read(recipe: RepresentationDiffusion, data: Prepared, encoder: RepresentationEncoder, vae: Any) -> Arrays:
-    """Encode the set, or find it encoded. vae: None for a model of pixels. Raises UserError."""
+    """Encode the set, or find it encoded. vae: None for a model of pixels. Raises UserError, before anything is encoded for a wrong size."""
+    shape = None if vae is None else _latent_shape(recipe, vae)
     views = data.symmetries(recipe.flips, recipe.views)
     embeds = embeddings(data, encoder, recipe.scales, views)
     near = neighbours(np.asarray(embeds[0, :, 0], np.float32), recipe.neighbours) if recipe.neighbours else None
-    if vae is None:
-        return Arrays(data.pixels, embeds, views, near)
+    made_from = f"{data.identity} {digest(encoder)}"
+    if shape is None:
+        return Arrays(data.pixels, embeds, views, near, made_from)
+    own = digest(vae)
+    latents = data.derived(f"latents {own}", shape, lambda x: to_latents(vae, x.to(encoder.device), shape[0]), views)
+    return Arrays(latents, embeds, views, near, f"{made_from} {own}")
+
+
+def _latent_shape(recipe: RepresentationDiffusion, vae: Any) -> tuple[int, int, int]:
+    """[C, h, w] of the set's latents, after one image has been encoded to see that they are so. Raises UserError."""
     factor = latent_factor(vae)
     height, width = recipe.size
     if height % (factor * recipe.patch) or width % (factor * recipe.patch):
         raise UserError(f"size: {height}×{width} is no multiple of {factor * recipe.patch} (the autoencoder's {factor} × patch)")
-    channels = int(vae.config.latent_channels)
-    shape = (channels, height // factor, width // factor)
-    latents = data.derived(f"latents {digest(vae)}", shape, lambda x: to_latents(vae, x.to(encoder.device), channels), views)
-    return Arrays(latents, embeds, views, near)
+    shape = (int(getattr(vae.config, "latent_channels", 0)), height // factor, width // factor)
+    try:
+        found = tuple(to_latents(vae, torch.zeros(1, 3, height, width, dtype=torch.uint8, device=vae.device), shape[0]).shape[1:])
+    except Exception as error:  # what is no autoencoder of images fails in its own way
+        raise UserError(f"vae: {type(vae).__name__} does not encode images ({error}); use an AutoencoderKL") from error
+    if found != shape:
+        raise UserError(f"vae: {type(vae).__name__} makes latents {list(found)}, not {list(shape)} as it says; use an AutoencoderKL")
+    return shape
 
 
 def embeddings(data: Prepared, encoder: RepresentationEncoder, scales: Sequence[int], symmetries: np.ndarray) -> np.ndarray:
@@ -74,9 +91,15 @@ def neighbours(units: np.ndarray, k: int) -> np.ndarray:
 
 
 def whitened(encoder: RepresentationEncoder, data: Prepared, dim: int) -> RepresentationEncoder:
-    """An encoder whose embeddings of this set are uncorrelated, of `dim` numbers; fitted to at most 20,000 of its images."""
+    """An encoder whose embeddings of this set are uncorrelated, of `dim` numbers; fitted to at most 20,000 of its images. Raises UserError."""
     some = np.linspace(0, len(data) - 1, min(len(data), FITTED)).astype(int)
-    return encoder.fit_whitening(_wide(encoder, data, some), dim)
+    try:
+        fitted = encoder.fit_whitening(_wide(encoder, data, some), dim)
+    except ValueError as error:
+        raise UserError(f"whiten: {error} ({len(data)} images); leave whiten out, or give more images") from error
+    if fitted.embed_dim < dim:
+        log.warning("whiten: %d images differ in so many directions alone: %d of %d", len(data), fitted.embed_dim, dim)
+    return fitted
 
 
 @torch.no_grad()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
 
-from factory import seeds
+from factory import locks, seeds
+from factory.errors import UserError
+from factory.files import write_atomically
 from factory.train.recipe import Training
 
 log = logging.getLogger("factory.train")
@@ -31,19 +34,25 @@ def run(
     step: Step,
     after: Callable[[int, dict[str, float]], None] | None = None,
     main: bool = True,
+    made_from: str = "",
 ) -> None:
     """Call step(0), step(1), … recipe.steps times, continuing from `<out>.ckpt/` where one is there.
 
     state: name -> anything with state_dict and load_state_dict; all that must survive an interruption. step(k) must draw
     from `draws(recipe, k)` alone, so that a resumed training ends with the same weights.
     after: called with (steps done, that step's numbers) when they are logged.  main: whether this process logs and saves.
+    made_from: a digest of the images and models that the recipe names, whose content may change between two runs.
+    Raises UserError for a checkpoint that is damaged or of another training, a loss that is no number, and a full disk.
     """
-    path = Path(f"{recipe.out}.ckpt") / "state.pt"
-    first = _resume(path, recipe, state)
+    path = _folder(recipe.out) / "state.pt"
+    first = _resume(path, recipe, state, made_from)
     began = time.monotonic()
     means: dict[str, float] = {}
     for k in range(first, recipe.steps):
         values = {name: float(value) for name, value in step(k).items()}
+        if not all(map(math.isfinite, values.values())):
+            before = f"remove {path.parent} and " if path.exists() else ""
+            raise UserError(f"lr: the loss of step {k + 1} is no number; {before}start again with a rate below {recipe.lr:g}")
         for name, value in values.items():
             means[name] = 0.95 * means.get(name, value) + 0.05 * value
         done = k + 1
@@ -54,12 +63,36 @@ def run(
         if after is not None and (done % recipe.log_every == 0 or done == recipe.steps):
             after(done, values)
         if main and (done % recipe.checkpoint_every == 0 or done == recipe.steps):
-            _save(path, recipe, done, state)
+            _save(path, recipe, done, state, made_from)
+
+
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """While this lasts, no other process trains into this folder. Raises UserError where one does, or where nothing can be written."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out: {out} is a file, and a model is a folder; give another name")
+    place = _folder(out)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if out.exists() and not os.access(out, os.W_OK):
+            raise PermissionError(f"{out} is read-only")
+        lock = locks.take(place / "lock")
+    except OSError as error:
+        raise UserError(f"out: {out} cannot be written: {error.strerror or error}; give another folder with --out") from error
+    if lock is None:
+        raise UserError(f"out: another process is training {out}; wait for it, or give another folder with --out")
+    try:
+        yield
+    finally:
+        (place / "lock").unlink(missing_ok=True)
+        lock.release()
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
 
 
 def finish(recipe: Training) -> None:
     """Say where the model is, and drop the checkpoint that is no longer needed."""
-    shutil.rmtree(f"{recipe.out}.ckpt", ignore_errors=True)
+    shutil.rmtree(_folder(recipe.out), ignore_errors=True)
     log.info("wrote %s", recipe.out)
 
 
@@ -135,25 +168,44 @@ def plain_attention(device: torch.device) -> contextlib.AbstractContextManager[N
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
 
 
-def _identity(recipe: Training) -> str:
-    return recipe.model_dump_json(exclude={"out", "checkpoint_every", "log_every", "sample_every", "tracker"})
+def _folder(out: Path) -> Path:
+    """Where the checkpoint of an output folder lies: beside it."""
+    return Path(f"{out}.ckpt")
 
 
-def _resume(path: Path, recipe: Training, state: dict[str, Any]) -> int:
+def _identity(recipe: Training) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", exclude={"out", "checkpoint_every", "log_every", "sample_every", "tracker"})
+
+
+def _resume(path: Path, recipe: Training, state: dict[str, Any], made_from: str) -> int:
+    """How many steps are done; their weights are laid into `state`."""
     if not path.exists():
         return 0
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    if saved["recipe"] != _identity(recipe):
-        log.warning("%s belongs to another recipe; starting again", path)
-        return 0
+    again = f"or remove {path.parent} to start again"
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        theirs, step, parts = json.loads(saved["recipe"]), int(saved["step"]), saved["state"]
+    except Exception as error:  # torch raises nearly everything on a damaged file
+        raise UserError(f"{path} cannot be read ({type(error).__name__}); restore it, {again}") from error
+    ours = _identity(recipe)
+    changed = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+    if changed:
+        said = ", ".join(f"{key}: {json.dumps(ours.get(key))} was {json.dumps(theirs.get(key))}" for key in changed)
+        raise UserError(f"{path} was left by another recipe ({said}); go on with that one, give another folder with --out, {again}")
+    if saved.get("made_from", made_from) != made_from:
+        raise UserError(f"{path} was trained on other images or models than those that the recipe names now; bring these back, {again}")
     for name, part in state.items():
-        part.load_state_dict(saved["state"][name])
-    log.info("resuming from step %d", saved["step"])
-    return int(saved["step"])
+        part.load_state_dict(parts[name])
+    log.info("resuming from step %d", step)
+    return step
 
 
-def _save(path: Path, recipe: Training, step: int, state: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save({"step": step, "recipe": _identity(recipe), "state": {name: part.state_dict() for name, part in state.items()}}, temporary)
-    os.replace(temporary, path)
+def _save(path: Path, recipe: Training, step: int, state: dict[str, Any], made_from: str) -> None:
+    parts = {name: part.state_dict() for name, part in state.items()}
+    saved = {"step": step, "recipe": json.dumps(_identity(recipe)), "made_from": made_from, "state": parts}
+
+    def write(scratch: Path) -> None:
+        with open(scratch, "wb") as file:  # torch itself does not say that a disk is full
+            torch.save(saved, file)
+
+    write_atomically(path, write)

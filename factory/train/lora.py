@@ -58,7 +58,7 @@ def train(recipe: Lora) -> None:
 
     denoiser.train()
     adapter = _Adapter(denoiser)
-    loop.run(recipe, {"adapter": adapter, "optimizer": optimizer}, step)
+    loop.run(recipe, {"adapter": adapter, "optimizer": optimizer}, step, made_from=table.fingerprint)
     _save(pipe, part, adapter, recipe)
     loop.finish(recipe)
 

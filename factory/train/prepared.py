@@ -8,6 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -84,7 +87,7 @@ class Prepared:
         if not path.exists():
 
             def write(scratch: Path) -> None:
-                out = np.lib.format.open_memmap(scratch, "w+", np.float16, (*symmetries.shape, *shape))
+                out = _mapped(scratch, np.float16, (*symmetries.shape, *shape))
                 told = _Told(symmetries.size, "encoded")
                 for number, view in enumerate(symmetries):
                     for part in self.chunks():
@@ -102,11 +105,15 @@ def prepare(recipe: Streamed) -> Prepared:
     height, width = recipe.size
     identity = hashlib.sha256(f"{table.fingerprint} {recipe.size} {recipe.channels}".encode()).hexdigest()[:32]
     folder = cache_folder() / "training" / identity
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}; set FACTORY_CACHE to a folder that can be written") from error
     if not (folder / "rows.json").exists():
         rows: list[int] = []
 
         def write(scratch: Path) -> None:
-            out = np.lib.format.open_memmap(scratch, "w+", np.uint8, (len(table), recipe.channels, height, width))
+            out = _mapped(scratch, np.uint8, (len(table), recipe.channels, height, width))
             told = _Told(len(table), "decoded")
             with ThreadPoolExecutor() as pool:
                 for start in range(0, len(table), CHUNK):
@@ -149,6 +156,21 @@ class Ahead(Generic[Batch]):
         batch = self._next[1].result() if self._next and self._next[0] == k else self._make(k)
         self._next = (k + 1, self._pool.submit(self._make, k + 1))
         return batch
+
+
+def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """A fresh array on disk, all of it taken at once: a page for which there is no room kills a process. Raises UserError on a full disk."""
+    size, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
+    if size > free:
+        raise UserError(
+            f"{path.parent}: {size / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free; make room, or set FACTORY_CACHE to a folder on "
+            "another disk"
+        )
+    out = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return out
 
 
 def _read(table: Table, index: int, recipe: Streamed) -> np.ndarray | None:

@@ -14,6 +14,9 @@ from factory.document import ordered, read, require, validate
 from factory.errors import RecipeError
 from factory.kinds import RealImages
 
+Share = Annotated[float, Field(gt=0, le=1)]
+Side = Annotated[int, Field(ge=1, le=2**16)]
+
 
 class Strict(BaseModel):
     """Unknown keys are faults."""
@@ -72,14 +75,25 @@ class Classifier(Training):
     width: int = Field(48, ge=4)
 
 
-class Diffusion(Training):
+class Attending(Training):
+    """What the transformers share. width: of a token, which positions and heads cut into equal parts."""
+
+    width: int = Field(256, ge=16, multiple_of=4)
+    depth: int = Field(6, ge=1)
+    heads: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _heads_share_width(self) -> Attending:
+        if self.width % self.heads:
+            raise ValueError(f"heads: a width of {self.width} cannot be cut into {self.heads} equal parts")
+        return self
+
+
+class Diffusion(Attending):
     """A rectified-flow transformer conditioned on image and text embeddings, written as a diffusers pipeline folder."""
 
     kind: Literal["diffusion"]
     clip: Path = Field(description="The open_clip folder that conditions it; copied into the pipeline.")
-    width: int = Field(256, ge=16)
-    depth: int = Field(6, ge=1)
-    heads: int = Field(4, ge=1)
     patch: int = Field(4, ge=1)
     ema: float = Field(0.998, ge=0, lt=1)
     words: Literal["fashion", "plain"] = Field("fashion", description="What captions say beside the class; as for the clip.")
@@ -111,12 +125,11 @@ class Streamed(Training):
     """What the trainings of any size share: images are read once, cut to one size and kept on disk, and steps read from there."""
 
     source: RealImages = Field(description="Real images, as in a recipe: dataset, split, …; labels are never used.")  # type: ignore[assignment]
-    size: tuple[int, int] = Field(description="[height, width] in pixels that images are scaled and cut to.")
+    size: tuple[Side, Side] = Field(description="[height, width] in pixels that images are scaled and cut to.")
     channels: Literal[1, 3] = Field(3, description="1 for grey images.")
     flips: Literal["none", "horizontal", "dihedral"] = Field(
         "horizontal", description="Mirror images that count as the same thing; dihedral: also turned by quarters."
     )
-    accumulate: int = Field(1, ge=1, description="Parts that a batch is cut into, one after the other, where memory is short.")
 
     @model_validator(mode="before")
     @classmethod
@@ -141,11 +154,17 @@ class Representation(Streamed):
     arguments: dict[str, Any] = Field(default_factory=dict, description="Of timm.create_model, such as channels or img_size.")
     input_size: int | None = Field(None, ge=8, description="Side in pixels that the network sees; null: that of `size`.")
     projector: int = Field(1024, ge=8, description="Width of the head that the loss sees and that is thrown away.")
-    crop: tuple[float, float] = Field((0.3, 1.0), description="Share of the area that a view's random crop keeps.")
+    crop: tuple[Share, Share] = Field((0.3, 1.0), description="Share of the area that a view's random crop keeps: from, to.")
     colour: float = Field(0.4, ge=0, description="Strength of the colour jitter; 0 is none.")
     erase: float = Field(0.0, ge=0, le=1, description="Probability of an erased rectangle in a view.")
     momentum: float = Field(0.996, ge=0, lt=1, description="Of DINO's teacher.")
     whiten: int | None = Field(None, ge=2, description="Whiten embeddings by PCA and keep so many directions.")
+
+    @model_validator(mode="after")
+    def _from_less_to_more(self) -> Representation:
+        if self.crop[0] > self.crop[1]:
+            raise ValueError(f"crop: the smaller share comes first: [{self.crop[1]}, {self.crop[0]}]")
+        return self
 
 
 class Autoencoder(Streamed):
@@ -153,18 +172,30 @@ class Autoencoder(Streamed):
 
     kind: Literal["autoencoder"]
     latent: int = Field(4, ge=1, description="Channels of a latent.")
-    widths: tuple[int, ...] = Field((32, 64, 64), min_length=1, description="Channels per level; each level but the last halves the side.")
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (32, 64, 64), min_length=1, description="Channels per level; each level but the last halves the side."
+    )
     layers: int = Field(1, ge=1, description="Residual blocks per level.")
     kl: float = Field(1e-6, ge=0, description="Weight of the Kullback-Leibler term (Rombach et al. 2022 use 1e-6).")
     edges: float = Field(1.0, ge=0, description="Weight of the difference of image gradients, beside that of pixels.")
 
+    @model_validator(mode="after")
+    def _halves(self) -> Autoencoder:
+        step, groups = 2 ** (len(self.widths) - 1), min(8, *self.widths)
+        if any(side % step for side in self.size):
+            raise ValueError(f"size: {len(self.widths)} widths halve each side {len(self.widths) - 1} times, so it is a multiple of {step}")
+        if any(width % groups for width in self.widths):
+            raise ValueError(f"widths: channels are normalised in {groups} groups; use multiples of {groups}")
+        return self
 
-class RepresentationDiffusion(Streamed):
+
+class RepresentationDiffusion(Streamed, Attending):
     """A diffusion model guided by embeddings, written as a diffusers pipeline folder (Graikos et al. 2024, arXiv 2312.07330)."""
 
     kind: Literal["representation_diffusion"]
-    encoder: tuple[str, ...] = Field(
-        description="A folder that kind: representation wrote, or timm:NAME, transformers:ID, open_clip:ARCH/TAG, efficientnet_lite0@SIZE; several are put side by side."
+    encoder: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        min_length=1,
+        description="A folder that kind: representation wrote, or timm:NAME, transformers:ID, open_clip:ARCH/TAG, efficientnet_lite0@SIZE; several are put side by side.",
     )
     whiten: int | None = Field(None, ge=2, description="Whiten the embeddings by PCA on this set and keep so many directions.")
     vae: str | None = Field(None, description="An autoencoder's folder or Hub id for latent diffusion; null works on pixels.")
@@ -178,15 +209,13 @@ class RepresentationDiffusion(Streamed):
         ge=1,
         description="Mirror images of each image that are encoded beforehand; null: as many as make 200,000 in all, at least one.",
     )
-    scales: tuple[int, ...] = Field(
+    scales: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1,), min_length=1, description="Condition tokens: the embeddings of the image's s×s crops, for each s."
     )
     neighbours: int = Field(0, ge=0, description="RDM: condition on so many nearest neighbours of the image instead of on itself.")
     cross_attention: bool = Field(False, description="Embeddings as tokens to attend to; else they modulate the layers (adaLN).")
+    accumulate: int = Field(1, ge=1, description="Parts that a batch is cut into, one after the other, where memory is short.")
     drop: float = Field(0.1, ge=0, le=1, description="Probability that a condition is left out, for classifier-free guidance.")
-    width: int = Field(256, ge=16)
-    depth: int = Field(6, ge=1)
-    heads: int = Field(4, ge=1)
     patch: int = Field(2, ge=1, description="In pixels, or latents.")
     ema: float = Field(0.999, ge=0, lt=1)
     sample_every: int = Field(500, ge=1, description="Steps between pictures of variations beside their parents, in <out>.samples.")
@@ -207,6 +236,10 @@ class RepresentationDiffusion(Streamed):
             raise ValueError("neighbours are tokens to attend to; set cross_attention: true")
         if self.prediction == "epsilon" and self.path != "variance_preserving":
             raise ValueError(f"epsilon says nothing at the noisy end of the {self.path} path; use velocity or v_prediction")
+        if self.vae is None and any(side % self.patch for side in self.size):
+            raise ValueError(f"size: {self.size[0]}×{self.size[1]} is no multiple of the patch, {self.patch}")
+        if max(self.scales) > min(self.size):
+            raise ValueError(f"scales: {self.size[0]}×{self.size[1]} pixels cannot be cut into {max(self.scales)} rows and columns")
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate: a batch of {self.batch} cannot be cut into {self.accumulate} equal parts")
         return self
@@ -219,7 +252,7 @@ class EmbeddingPrior(Streamed):
     pipeline: Path = Field(description="The pipeline folder whose embeddings it makes.")
     of: Literal["class", "text", "nothing"] = Field("class", description="What it is given; text: the source's captions.")
     drop: float = Field(0.1, ge=0, le=1, description="Probability that what it is given is left out, for guidance.")
-    width: int = Field(512, ge=16)
+    width: int = Field(512, ge=16, multiple_of=2)
     depth: int = Field(4, ge=1)
     ema: float = Field(0.999, ge=0, lt=1)
 

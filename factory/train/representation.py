@@ -52,7 +52,7 @@ def train(recipe: Representation) -> None:
         return {"loss": loss.detach()}
 
     method.train()
-    loop.run(recipe, {"method": method, "optimizer": optimizer}, step)
+    loop.run(recipe, {"method": method, "optimizer": optimizer}, step, made_from=data.identity)
     encoder = _encoder(method, spec).to(device)
     if recipe.whiten is not None:
         encoder = encoded.whitened(encoder, data, recipe.whiten)
@@ -76,8 +76,9 @@ def _tower(recipe: Representation, data: Prepared) -> tuple[nn.Module, dict[str,
     mean, std = (np.broadcast_to(value.round(4), 3).tolist() for value in (some.mean((0, 2, 3)), some.std((0, 2, 3)).clip(0.05)))
     try:
         return timm_tower(recipe.backbone, recipe.input_size or max(recipe.size), mean, std, **recipe.arguments)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"backbone: timm cannot make {recipe.backbone!r} with {recipe.arguments}: {error}") from error
+    except (RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
+        size = recipe.input_size or max(recipe.size)
+        raise UserError(f"backbone: timm cannot make {recipe.backbone!r} with {recipe.arguments} for {size} pixels: {error}") from error
 
 
 def make_views(recipe: Representation, size: int) -> nn.Module:

@@ -6,6 +6,7 @@ Noise paths: flow matching (Lipman et al. 2023), stochastic interpolants (Alberg
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,11 +46,13 @@ def train(recipe: RepresentationDiffusion) -> None:
 def _accelerator(recipe: RepresentationDiffusion) -> Any:
     from accelerate import Accelerator
 
+    if recipe.tracker and importlib.util.find_spec(recipe.tracker) is None:
+        raise UserError(f"tracker: {recipe.tracker} is not installed; run `pip install {recipe.tracker}`, or leave tracker out")
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.bf16 else "no",
         gradient_accumulation_steps=recipe.accumulate,
         log_with=recipe.tracker,
-        project_dir=f"{recipe.out}.ckpt",
+        project_dir=f"{recipe.out}.logs",
         cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
     )
     if recipe.batch % (accelerator.num_processes * recipe.accumulate):
@@ -90,7 +93,7 @@ class _Training:
             accelerator.init_trackers("training", {"recipe": recipe.model_dump_json()})
         self.model.train()
         state = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
-        loop.run(recipe, state, self.step, self.after, accelerator.is_main_process)
+        loop.run(recipe, state, self.step, self.after, accelerator.is_main_process, self.arrays.made_from)
         if recipe.tracker:
             accelerator.end_training()
         if accelerator.is_main_process:
@@ -159,8 +162,11 @@ def open_encoder(recipe: RepresentationDiffusion, data: Prepared, device: torch.
     """The encoder, whitened on this set where the recipe asks for it. Raises UserError."""
     try:
         encoder = RepresentationEncoder.open(recipe.encoder).to(device)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise UserError(f"encoder: cannot open {', '.join(recipe.encoder)}: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # each library says in its own way that it does not know a name, or that a file is damaged
+        why = f"{error}".partition("\n")[0][:300]
+        raise UserError(f"encoder: cannot open {', '.join(recipe.encoder)}: {why} ({type(error).__name__})") from error
     if recipe.whiten is None:
         return encoder
     if encoder.config.projected:
@@ -174,10 +180,12 @@ def open_vae(recipe: RepresentationDiffusion, device: torch.device) -> Any:
         return None
     from diffusers import AutoModel
 
+    pipeline = (Path(recipe.vae) / "model_index.json").is_file()
     try:
-        vae = AutoModel.from_pretrained(recipe.vae, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"vae: cannot open {recipe.vae}: {error}") from error
+        vae = AutoModel.from_pretrained(recipe.vae, subfolder="vae" if pipeline else None, use_safetensors=True)
+    except Exception as error:  # as above
+        why = f"{error}".partition("\n")[0][:300]
+        raise UserError(f"vae: cannot open {recipe.vae}: {why} ({type(error).__name__})") from error
     if not hasattr(vae.config, "block_out_channels"):
         raise UserError(f"vae: {type(vae).__name__} does not say how much smaller its latents are; use an AutoencoderKL")
     return vae.eval().requires_grad_(False).to(device)
@@ -186,8 +194,6 @@ def open_vae(recipe: RepresentationDiffusion, device: torch.device) -> Any:
 def make_model(recipe: RepresentationDiffusion, encoder: RepresentationEncoder, arrays: Arrays) -> PatchTransformer:
     """A fresh denoiser for these arrays."""
     channels, height, width = arrays.x.shape[-3:]
-    if height % recipe.patch or width % recipe.patch:
-        raise UserError(f"size: {height}×{width} is no multiple of the patch, {recipe.patch}")
     side: Any = height if height == width else [height, width]
     tokens = arrays.embeds.shape[2]
     shape = (recipe.patch, recipe.width, recipe.depth, recipe.heads, encoder.embed_dim, tokens, recipe.cross_attention)

@@ -27,7 +27,7 @@ def write(pipe: RepresentationDiffusionPipeline, data: Prepared, arrays: Arrays,
     made = pipe(image_embeds=embeds, generator=generators, num_inference_steps=STEPS, output_type="np", return_dict=False)
     real = data.seen(rows, arrays.symmetries[0, rows]).numpy().transpose(0, 2, 3, 1)
     sheet = _sheet(real, images.from_output(made))
-    zoom = max(1, SIDE // real.shape[1])
+    zoom = max(1, SIDE // max(real.shape[1:3]))
     path.parent.mkdir(parents=True, exist_ok=True)
     images.to_pil(np.repeat(np.repeat(sheet, zoom, 0), zoom, 1)).save(path)
 
