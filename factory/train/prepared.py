@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -158,7 +158,7 @@ class Ahead(Generic[Batch]):
         return batch
 
 
-def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     """A fresh array on disk, all of it taken at once: a page for which there is no room kills a process. Raises UserError on a full disk."""
     size, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
     if size > free:
