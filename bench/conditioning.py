@@ -110,6 +110,7 @@ def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
         return seen(judge, images)[1]
 
     generator: Any = None
+    real = 0.0  # diversity of real images, the same for every strategy
     rows = []
     for name, section in STRATEGIES.items():
         base = RECIPE.format(source=one.source, model=one.model, per_class=given.images // 10)
@@ -121,11 +122,12 @@ def measured(one: Set, given: argparse.Namespace) -> list[dict[str, Any]]:
         guesses, rows_of = seen(judge, images)
         of_class = bool(parents[0]) and all(own[0].label == label for own, label in zip(parents, labels.tolist(), strict=True))
         near = 1 - (rows_of * features([own[0].image for own in parents])).sum(1) if of_class else None
+        real = real or real_diversity(table, features, given.images // 10)
         row = {
             "set": one.name,
             "strategy": name,
             "class_agreement": round(float((guesses == labels).mean()), 4),
-            "diversity": round(within(rows_of, labels) / real_diversity(table, features, given.images // 10), 4),
+            "diversity": round(within(rows_of, labels) / real, 4),
             "parent_distance": None if near is None else round(float(near.mean()), 4),
             "images_per_s": round(len(images) / made.seconds, 2),
         }

@@ -90,6 +90,14 @@ def test_no_training_sees_what_it_is_asked_about_whoever_drew_it(classifier: str
         trials._Judges(own, np.array([2, 7])).judge(trial("synthetic", classifier))
 
 
+def test_a_linear_probe_looks_at_features_alone() -> None:
+    own = evidence(images([0] * 4 + [1] * 4), [0, 1, 4, 5], [{0}, {4}])
+    for one in (own.real, own.test, own.made.images):
+        one.small, one.features = None, np.where(one.labels[:, None] == 0, -1, [1.0, 2.0, 0.5]).astype(np.float32)
+    found = trials._Judges(own, np.array([2, 6])).judge(trial("real_synthetic"))
+    assert found == {"validation": ["1", "1"], "test": ["1", "1"]}
+
+
 def test_a_stored_training_answers_under_the_ratio_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = evidence(images([0] * 4 + [1] * 4), [0, 1, 4, 5], [{0}, {4}])
     made = []
