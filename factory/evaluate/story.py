@@ -34,8 +34,7 @@ def run(folder: Path, real: str, test: str, settings: Settings, device: str = "a
     checks = [*evidence.checks(), *planned.checks]
     if not all(check.passed for check in checks):
         if not dry_run:
-            text = "Not evaluated: a guard found a leak."
-            unknown = {"use": None, "ratio": None, "gain": None, "ci95": None, "text": text}
+            unknown = verdict.unknown("Not evaluated: a guard found a leak.")
             _write(evidence, started, {"verdict": unknown, "guards": _guards(checks)})
         guards.require(checks)
     log.info("guards: all %d passed", len(checks))

@@ -93,8 +93,7 @@ def verdict(rows: Sequence[Row], classifier: str) -> Row:
     """
     choices = choose(rows, classifier)
     if not any(row["arm"] == "real_synthetic" and row["classifier"] == classifier for row in rows):
-        text = "Undecided: there are not enough synthetic images of every class to train with."
-        return {"use": None, "ratio": None, "gain": None, "ci95": None, "text": text}
+        return unknown("Undecided: there are not enough synthetic images of every class to train with.")
     points = [(choice, own) for choice, (_, own) in zip(choices, _points(rows, classifier), strict=True) if choice.ratio > 0]
     if not points:
         over = _over({choice.rival for choice in choices})
@@ -111,6 +110,11 @@ def verdict(rows: Sequence[Row], classifier: str) -> Row:
         "ci95": tested.half,
         "text": _text(use, choices, validated, tested),
     }
+
+
+def unknown(text: str) -> Row:
+    """A verdict where nothing was measured. text: why."""
+    return {"use": None, "ratio": None, "gain": None, "ci95": None, "text": text}
 
 
 def _decide(validated: Interval, tested: Interval) -> bool | None:
