@@ -106,15 +106,15 @@ def windowed(denoiser: Any, window: tuple[int, int], overlap: float = OVERLAP, g
 def reference_grid(pipe: RepresentationDiffusionPipeline, image: np.ndarray, spacing: float = 0.5) -> torch.Tensor:
     """The embeddings of a real image's patches, [R, C, …, D]: patches of the trained size, `spacing` of a side apart.
 
-    image: uint8 [H, W, 3], not smaller than a patch.
+    image: uint8 [H, W, 3]. Raises ValueError for one that is smaller than a patch.
     """
     side = pipe.sample_size
+    if min(image.shape[0] - side[0], image.shape[1] - side[1]) < 0:
+        raise ValueError(f"the reference is {image.shape[0]}×{image.shape[1]}, smaller than the patches of {side[0]}×{side[1]}")
     rows, columns = (
         np.rint(np.linspace(0, length - one, max(1, round((length - one) / (one * spacing)) + 1))).astype(int)
         for length, one in zip(image.shape[:2], side, strict=True)
     )
-    if min(image.shape[0] - side[0], image.shape[1] - side[1]) < 0:
-        raise ValueError(f"the reference is {image.shape[0]}×{image.shape[1]}, smaller than the patches of {side[0]}×{side[1]}")
     embeds = [pipe.encode_image(image[y : y + side[0], x : x + side[1]][None]) for y in rows for x in columns]
     return torch.cat(embeds).unflatten(0, (len(rows), len(columns)))
 
