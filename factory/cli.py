@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -71,6 +72,9 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            print(f"{error.filename}: {error.strerror}; change its permissions, or name a folder that can be written", file=sys.stderr)
+            sys.exit(2)
         if not is_full(error):
             raise
         where = getattr(error, "filename", None) or "the output folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from factory import cli
 from factory.cli import main
 from tests.conftest import ROOT
 
@@ -95,6 +97,20 @@ def test_a_file_of_another_sort_is_one_clear_line(
     monkeypatch.chdir(ROOT)
     code, _, err = factory(monkeypatch, capsys, *arguments)
     assert code == 2 and len(err.splitlines()) == 1 and expected in err, err
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.EROFS, "can be written"), (errno.EACCES, "can be written"), (errno.ENOSPC, "disk is full")]
+)
+def test_a_place_that_cannot_be_written_is_one_clear_line(
+    number: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise OSError(number, os.strerror(number), "/runs/x/evaluation.json")
+
+    monkeypatch.setattr(cli, "app", refuse)
+    code, _, err = factory(monkeypatch, capsys, "report")
+    assert code == 2 and err.startswith("/runs/x/evaluation.json: ") and said in err and err.count("\n") == 1
 
 
 def test_check_plan_and_schema(

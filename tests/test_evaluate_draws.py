@@ -36,12 +36,12 @@ def evidence(real: Any, own: list[int], parents: list[set[int]], test: Any = Non
 
 
 def test_an_image_that_is_there_twice_is_not_trained_on_where_it_validates() -> None:
-    real = images([0] * 5 + [1] * 5, "aaaaabcdef")  # the first class is one image five times
-    found = draws.make(evidence(real, list(range(10)), [{0}, {1}, {2}, {3}, {4}, *({row} for row in range(5, 10))], validation=1))
+    real = images([0] * 5 + [1] * 5 + [2] * 5, "aaaaabcdefghijk")  # the first class is one image five times
+    found = draws.make(evidence(real, list(range(15)), [{row} for row in range(15)], validation=1))
     held = {real.pixels[row] for row in found.validation}
     for draw in found.draws:
         assert len(draw.real) and not held & {real.pixels[row] for row in draw.real}
-        assert len(draw.children) == 4  # those of validation images and of their twins are left out
+        assert len(draw.children) == 8  # those of validation images and of their twins are left out
     assert all(check.passed for check in found.checks)
 
 

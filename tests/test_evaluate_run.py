@@ -14,16 +14,19 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from factory import locks
 from factory import schema as schemas
 from factory.cli import main
 from factory.contracts import Generator
 from factory.errors import UserError
+from factory.evaluate import evidence, story, trials
 from factory.evaluate import settings as asking
-from factory.evaluate import story, trials
 from factory.evaluate.settings import Settings
 from factory.evaluate.utility import ARMS
+from factory.filters.blank import Blank
 from factory.page import charts
 from factory.publish import evaluated
+from factory.push import gate
 from factory.records import Inputs
 from tests.conftest import ROOT
 from tests.test_build import run as build
@@ -74,6 +77,12 @@ class OpenEcho:
         return out
 
 
+class Judged(Blank):
+    """A filter with a model of its own."""
+
+    model: str
+
+
 class World:
     """Real training and test images, and runs made from some of the former."""
 
@@ -100,7 +109,7 @@ def test_an_evaluation_holds_every_section_and_resumes(world: World, monkeypatch
     run = world.build()
     result = world.evaluate(run, ratios=(0, 2, 50))
     assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result))
-    assert result["version"] == 1 and result["guards"]["passed"] and len(result["guards"]["checks"]) == 9
+    assert result["version"] == 1 and result["guards"]["passed"] and len(result["guards"]["checks"]) == 10
     arms = [(row["arm"], row["classifier"]) for row in result["utility"]["rows"]]
     assert arms == [(arm, c) for c in ("small_network", "linear_probe") for arm in ARMS]
     assert {row["labels"] for row in result["utility"]["rows"]} == {4} and {row["seeds"] for row in result["utility"]["rows"]} == {2}
@@ -127,6 +136,36 @@ def test_an_evaluation_holds_every_section_and_resumes(world: World, monkeypatch
     monkeypatch.setattr(trials._Judges, "judge", lambda self, trial: made.append(trial) or judge(self, trial))
     again = world.evaluate(run, ratios=(0, 2, 50))
     assert len(made) == 1 and again["utility"] == result["utility"] and again["verdict"] == result["verdict"]
+
+
+def test_what_is_not_measured_again_stays_as_long_as_the_images_do(world: World) -> None:
+    run = world.build(generator=f"{{kind: tests.test_evaluate_run.Echo, folder: {world.train}}}", condition="text")
+    shut = world.evaluate(run, sections=["memorisation"])["memorisation"]
+    again = world.evaluate(run, sections=["fidelity"])
+    assert again["memorisation"] == shut and "fidelity" in again and gate.faults(again)  # no other section opens a gate
+    draw(world.test, 1, 9)
+    assert "memorisation" not in world.evaluate(run, sections=["fidelity"])
+    held = locks.take(run / "evaluation" / "evaluation.lock")
+    assert held is not None
+    with pytest.raises(UserError, match="is being evaluated by another process"):
+        world.evaluate(run, sections=["fidelity"])
+    held.release()
+
+
+def test_classes_that_only_the_test_images_have_are_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    names = evidence._numbers(["Ka\u0308fer", "heron", "owl"], ["heron", "K\u00e4fer"])  # accents as macOS stores them
+    assert names.tolist() == [1, 0, -1, -1]
+    run = world.build()
+    (world.test / "finch").rename(world.test / "Finch")
+    with caplog.at_level("WARNING", "factory"):
+        world.evaluate(run, sections=["fidelity"])
+    assert "--test: 6 of 12 images are of classes that --real does not have (Finch) and are left out" in caplog.text
+
+
+def test_a_class_alone_is_refused_before_any_training(world: World) -> None:
+    run = world.build(source=f"{{dataset: {world.train}, classes: [finch], shots: 4}}")
+    with pytest.raises(UserError, match="two classes or more apart, and the real images to train on are of finch"):
+        world.evaluate(run)
 
 
 def test_a_dry_run_writes_nothing(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,6 +243,15 @@ def test_leak_a_generator_trained_on_the_test_split(world: World) -> None:
     run = world.build(generator=generator, condition="text")
     with pytest.raises(UserError, match=r"generator_trained_on_test: 1 models .*model: its card says “Trained for 90 epochs"):
         world.evaluate(run, sections=["fidelity"])
+
+
+def test_leak_a_model_of_the_condition_or_of_a_filter_trained_on_the_test_images(world: World) -> None:
+    (world.folder / "judge").mkdir()
+    facts = {"trained_on": {"dataset": str(world.folder), "split": "train+test"}}
+    (world.folder / "judge" / "training.json").write_text(json.dumps(facts))
+    run = world.build(filters=f"[undecodable, {{kind: tests.test_evaluate_run.Judged, model: {world.folder / 'judge'}}}]")
+    with pytest.raises(UserError, match=r"generator_trained_on_test: 1 models .*judge: trained_on.split is 'train\+test'"):
+        world.evaluate(run, test=f"{{dataset: {world.test}, split: train}}", sections=["fidelity"])
 
 
 def test_a_generator_that_copies_its_training_images_fails_the_gate(world: World) -> None:

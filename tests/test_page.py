@@ -211,6 +211,8 @@ def test_classes_are_compared_with_the_real_images_that_the_gain_is_over() -> No
     for rival, without in (("real_strong", "70.0"), ("real", "90.0")):
         rows = [{**row, "rival": rival} if row["arm"] == "real_synthetic" else row for row in utility["rows"]]
         assert charts.per_class({**utility, "rows": rows})["finch"][0] == without
+    swept = [{**row, "accuracy_mean": 0.9 if row["arm"] == "real" else 0.5} for row in utility["rows"]]  # by a version that named no rival
+    assert charts.per_class({**utility, "sweep": swept})["finch"][0] == "90.0"
 
 
 def test_an_evaluation_of_another_selection_is_out_of_date(evaluated: Path) -> None:

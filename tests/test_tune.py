@@ -84,6 +84,11 @@ def test_knobs_follow_the_recipe() -> None:
     assert "generator.guidance" not in {knob.name for knob in space.knobs(swept)}, "what is swept is not searched"
 
 
+def test_class_names_of_any_letters_are_written_as_keys(birds: Path, tmp_path: Path) -> None:
+    odd = {'it\'s "odd"': 3, "back\\slash": 2, "ヒト: #1": 1}
+    assert space.write(birds, [], {"amount.per_class": odd}, tmp_path / "out.yaml", "x").amount.per_class == odd
+
+
 def test_a_share_becomes_the_bound_that_refuses_it() -> None:
     recipe = recipes.load(ROOT / "recipes" / "quickstart.yaml", environ={})
     scores = np.random.default_rng(0).uniform(0.013, 0.4, 1000).astype(np.float32)

@@ -10,34 +10,34 @@ from pathlib import Path
 from typing import Any
 
 from factory.contracts import Table
-from factory.evaluate import guards
+from factory.evaluate import claims, guards
 from factory.evaluate.guards import Check
 
 log = logging.getLogger("factory")
-# "trained on the train and test splits", "training data: train+test"; within one clause, and not where the clause denies it.
-_CLAIM = re.compile(r"\b(?:pre-?)?train(?:ed|ing)\b[^.;|\n]{0,100}?\b(?:test|train\s*\+\s*test)\b(?:\s+(?:split|set|images|data))?", re.I)
-_DENIAL = re.compile(r"\b(?:never|not|no|without|un(?:seen|used)|except|exclud\w+|held[- ]out|evaluat\w+|measured|separate)\b", re.I)
+_SPLITS = ("train", "test", "val", "valid", "validation")
 
 
-def trained_on_test(generators: list[dict[str, Any]], test: Table, dataset: str) -> Check:
-    """Models of these generators (their settings in a recipe) whose cards say that they were trained on the test images.
+def trained_on_test(kinds: list[dict[str, Any]], test: Table, source: Mapping[str, Any]) -> Check:
+    """Models of these kinds (their settings in a recipe) whose cards say that they were trained on the test images.
 
-    dataset: what the test images were named by. A card says so by the fingerprint of the very rows, by a split of the same dataset that is
-    called test, or in words. A card that cannot be had says nothing.
+    source: the settings of where the test images are from. A card says so by the fingerprint of the very rows, by a split of the same
+    dataset that holds them or is called test, or in words. A card that cannot be had says nothing.
     """
     named: list[str] = []
-    for model in dict.fromkeys(name for generator in generators for name in _models(generator)):
+    for model in dict.fromkeys(name for kind in kinds for name in _models(kind)):
         folder = Path(model).expanduser()
         facts, text = _facts(folder, model), _text(folder, model)
-        named += [f"{folder.name if folder.is_dir() else model}: {why}" for why in _reasons(facts, text, test, dataset)][:1]
+        named += [f"{folder.name if folder.is_dir() else model}: {why}" for why in _reasons(facts, text, test, source)][:1]
     why = f"{len(named)} models that made these images were trained on the test split by their own cards; use others, or other test images"
     return Check("generator_trained_on_test", named, why)
 
 
 def _models(value: Any) -> Iterator[str]:
-    """Every name in a generator's settings that may be a model: folders here, and ids on the Hub."""
+    """Every name in a kind's settings that may be a model: folders here, and ids on the Hub."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
+            if key == "dataset":
+                continue  # images to look things up in
             if isinstance(inner, str) and (key in ("model", "path", "id", "weights") or Path(inner).expanduser().is_dir()):
                 yield inner
             else:
@@ -47,38 +47,41 @@ def _models(value: Any) -> Iterator[str]:
             yield from _models({"model": inner} if isinstance(inner, str) else inner)
 
 
-def _reasons(facts: Mapping[str, Any], text: str, test: Table, dataset: str) -> Iterator[str]:
-    trained = facts.get("trained_on", {})
+def _reasons(facts: Mapping[str, Any], text: str, test: Table, source: Mapping[str, Any]) -> Iterator[str]:
+    trained = facts.get("trained_on") or {}
     if trained.get("fingerprint") and trained["fingerprint"] == test.fingerprint:
         yield "trained_on.fingerprint is that of the test images"
-    split, source = str(trained.get("split") or ""), str(trained.get("dataset") or "")
-    stem = Path(source).stem if source.endswith((".parquet", ".tar")) else ""
-    if guards.says_test(split) and (not source or _same(source, dataset)):
-        yield f"trained_on.split is {split!r}"
-    elif guards.says_test(stem) and _same(source, dataset):
-        yield f"trained_on.dataset is {source!r}"
-    for line in _prose(text):
-        claim = _CLAIM.search(line)
-        if claim and not _DENIAL.search(line):
-            yield f"its card says “{line.strip()[:120]}”"
+    (ours, split), (theirs, tested) = _named(trained), _named(source)
+    if (guards.says_test(split) or _holds(split, tested)) and (not ours or _same(ours, theirs)):
+        yield f"trained_on.split is {split!r}" if split == trained.get("split") else f"trained_on.dataset is {ours!r}"
+    yield from (f"its card says “{line}”" for line in claims.found(text))
+
+
+def _named(source: Mapping[str, Any]) -> tuple[str, str]:
+    """(dataset, split); a folder or file that is called train or test is that split, whatever the split is said to be."""
+    inner = source.get("images")
+    source = inner if isinstance(inner, Mapping) else source  # patches are of images
+    dataset, split = str(source.get("dataset") or ""), str(source.get("split") or "")
+    path = Path(dataset.lower())
+    name = re.split(r"[-_.]", path.name)[0] if path.suffix in (".parquet", ".tar") else path.name
+    return dataset, name if name in _SPLITS else split
+
+
+def _holds(trained: str, tested: str) -> bool:
+    """Whether rows of a split (`train`, `train+validation[:50%]`, `all`) are those of another; slices of one split may hold other rows."""
+    whole = {part.strip() for part in trained.lower().split("+") if part and "[" not in part}
+    return "all" in whole or any(part.partition("[")[0].strip() in whole for part in tested.lower().split("+"))
 
 
 def _same(ours: str, theirs: str) -> bool:
-    """Whether two names may mean the same dataset: a part in common that is no file name and no split."""
+    """Whether two names may mean the same dataset: the last part of one, splits and files aside, is a part of the other."""
 
-    def parts(name: str) -> set[str]:
-        found = {part.lower() for part in re.split(r"[/\\]", name) if part}
-        return {part for part in found if "." not in part and part not in ("data", "train", "test", "")}
+    def parts(name: str) -> list[str]:
+        found = [re.sub(r"[-_]", "", part.lower()) for part in re.split(r"[/\\]", name) if part]
+        return [part for part in found if "." not in part and part not in ("data", *_SPLITS)]
 
-    return bool(parts(ours) & parts(theirs)) or Path(ours).name == Path(theirs).name
-
-
-def _prose(text: str) -> Iterator[str]:
-    """Sentences of a card, its code and its tables left out."""
-    body = re.sub(r"```.*?```", " ", text, flags=re.S)
-    lines = (line for line in body.splitlines() if not line.lstrip().startswith("|"))
-    joined = re.sub(r"\n(?=[a-z(])", " ", "\n".join(lines))  # a wrapped line goes on
-    yield from re.split(r"(?<=[.;!?])\s+|\n", joined)
+    one, other = parts(ours), parts(theirs)
+    return one[-1] in other or other[-1] in one if one and other else Path(ours).name == Path(theirs).name
 
 
 def _facts(folder: Path, model: str) -> dict[str, Any]:

@@ -65,17 +65,24 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
     return np.where(length > flat.shape[1] ** 0.5, flat / length.clip(1e-6), 0)
 
 
+def unseen(test: Sequence[bytes], real: Sequence[bytes]) -> list[int]:
+    """Places of test images whose pixels are those of no real training image. test, real: pixel digests."""
+    known = set(real)
+    return [place for place, pixels in enumerate(test) if pixels not in known]
+
+
 def nearest(queries: Space, reference: Space, among: Space | None = None) -> Nearest:
     """The nearest reference image of every query, and how near it is as real images go.
 
     among: real images that tell how far a reference image is from others; the reference itself, its own row left out, by default.
     """
-    rows, ratios = zip(*(_in_one(*parts) for parts in _spaces(queries, reference, among)), strict=True)
-    smaller = np.argmin(np.stack(ratios), 0)
-    chosen = np.arange(len(smaller))
+    rows, found = zip(*(_in_one(*parts) for parts in _spaces(queries, reference, among)), strict=True)
+    ratios = np.stack(found)
+    ratios[1, ~queries.thumbs.any(1)] = np.inf  # one colour has no shapes, and is like any other one
+    smaller, chosen = np.argmin(ratios, 0), np.arange(ratios.shape[1])
     row = np.stack(rows)[smaller, chosen]
     distance = np.linalg.norm(queries.units - reference.units[row], axis=1)
-    return Nearest(row, distance, np.stack(ratios)[smaller, chosen])
+    return Nearest(row, distance, ratios[smaller, chosen])
 
 
 def _spaces(queries: Space, reference: Space, among: Space | None) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]]:

@@ -56,11 +56,21 @@ def make(evidence: Evidence) -> Draws:
     checks: list[Check] = []
     for seed in range(evidence.settings.seeds):
         for rows in _drawn(evidence, own, others, seed):
+            _require_two_classes(evidence, rows)
             inside, check = _children(evidence, rows, held, seed)
             checks.append(check)
             counts = np.unique(evidence.real.labels[rows], return_counts=True)[1]  # a class that has no image at all does not count
             draws.append(Draw(seed, int(counts[0]) if (counts == counts[0]).all() else None, rows, inside))
     return Draws(validation, draws, _merged(checks))
+
+
+def _require_two_classes(evidence: Evidence, rows: np.ndarray) -> None:
+    held = [evidence.class_names[c] for c in np.unique(evidence.real.labels[rows])]
+    if len(held) < 2:
+        raise UserError(
+            f"utility is measured by telling two classes or more apart, and the real images to train on are of {_names(held)}; "
+            "say --only fidelity --only memorisation"
+        )
 
 
 def _names(names: Sequence[str]) -> str:

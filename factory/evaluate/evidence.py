@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +16,13 @@ from factory import encoders, seeds
 from factory.contracts import Condition, Source, Table
 from factory.errors import UserError
 from factory.evaluate import backbones, cards, copies, guards, made, sets
+from factory.evaluate.copies import Nearest
 from factory.evaluate.guards import Check
 from factory.evaluate.made import Made
 from factory.evaluate.sets import Eyes, ImageSet
 from factory.evaluate.settings import Settings
 from factory.finished import Run
+from factory.recipe import Recipe
 from factory.sources import readable
 
 log = logging.getLogger("factory")
@@ -46,12 +49,22 @@ class Evidence:
     test_marked: np.ndarray | None
     test_table: Table
     real_table: Table
-    test_name: str
+    test_source: Source
 
     @cached_property
     def tested(self) -> np.ndarray:
         """Rows of test with a class."""
         return np.flatnonzero(self.test.labels >= 0)
+
+    @cached_property
+    def unseen(self) -> list[int]:
+        """Rows of test that are no real training images, pixel by pixel."""
+        return copies.unseen(self.test.pixels, self.real.pixels)
+
+    @cached_property
+    def floor(self) -> Nearest:
+        """For each unseen test image its nearest real training image: what is to be expected of an image that no generator has seen."""
+        return copies.nearest(self.test.space.take(self.unseen), self.real.space)
 
     @cached_property
     def parents(self) -> list[frozenset[int]]:
@@ -65,6 +78,8 @@ class Evidence:
         others = [row for row, pixels in enumerate(self.real.pixels) if pixels not in known]  # a test image is at no distance from itself
         near = copies.nearest(ours.space, test.space, self.real.space.take(others) if others else None)
         own = [(self.real.ids[row], self.real.pixels[row]) for row in self.own]
+        unseen = [test.ids[place] for place in self.unseen]
+        again = guards.test_near_training(unseen, self.floor, self.real.ids, self.settings.copy_ratio) if unseen else None
         return [
             guards.synthetic_in("test", test.ids, test.pixels, self.test_marked, self.made.generated),
             guards.synthetic_in("validation", self.real.ids, self.real.pixels, self.real_marked, self.made.generated),
@@ -72,8 +87,9 @@ class Evidence:
             guards.test_images_in(
                 "library_in_test", "library images that the condition searched", _libraries(self.run.built.condition), known
             ),
+            *([again] if again else []),
             guards.near_copies_of_test(ours.ids, near, test.ids, self.settings.copy_ratio),
-            cards.trained_on_test([g.settings() for g in self.run.built.generator], self.test_table, self.test_name),
+            cards.trained_on_test(_kinds(self.run.built), self.test_table, self.test_source.settings()),
             guards.class_list(self.run.class_names, self.class_names, self.test_table.class_names),
             guards.prompts_from_test(ours.ids, self.made.prompts, self.test_table.captions, self.real_table.captions),
         ]
@@ -82,7 +98,8 @@ class Evidence:
 def gather(folder: Path, real: str, test: str, settings: Settings, device: str) -> Evidence:
     """Open and read everything. Raises UserError for what is missing or does not fit together."""
     run = made.open(folder)
-    real_table, test_table = sets.opened("--real", real, "train"), sets.opened("--test", test, "test", alone=real != test)
+    real_table = sets.opened("--real", real, "train")[1]
+    test_source, test_table = sets.opened("--test", test, "test", alone=real != test)
     own_table = _own_table(run)
     names = list(real_table.class_names)
     eyes = _eyes(run, real_table, settings, device)
@@ -90,10 +107,30 @@ def gather(folder: Path, real: str, test: str, settings: Settings, device: str) 
     reals = sets.of_table(real_table, rows, eyes, np.asarray(real_table.labels), "real training images")
     own, keys = _located(reals, own_keys)
     labels = _numbers(test_table.class_names, names)[np.asarray(test_table.labels)]
+    _warn_of_classes(test_table, labels, names)
     tested = sets.of_table(test_table, _at_most(labels, settings.test), eyes, labels, "real test images")
     ours = made.look(run, eyes, _numbers(run.class_names, names))
     marks = [_marks(table, found) for table, found in ((real_table, reals), (test_table, tested))]
-    return Evidence(run, settings, eyes, names, ours, reals, own, keys, tested, marks[0], marks[1], test_table, real_table, test)
+    return Evidence(run, settings, eyes, names, ours, reals, own, keys, tested, marks[0], marks[1], test_table, real_table, test_source)
+
+
+def _warn_of_classes(test: Table, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Say which test images are left out, and which classes nobody tests. labels: of the test images, as numbers of `names`."""
+    strange = np.unique(np.asarray(test.labels)[(labels < 0) & (np.asarray(test.labels) >= 0)]).tolist()
+    if not strange or not (labels >= 0).any():
+        return
+    log.warning(
+        "--test: %d of %d images are of classes that --real does not have (%s) and are left out; are these spelled otherwise there (%s)?",
+        int(np.isin(test.labels, strange).sum()),
+        len(labels),
+        ", ".join(test.class_names[c] for c in strange[: guards.NAMED]),
+        ", ".join([name for c, name in enumerate(names) if not (labels == c).any()][: guards.NAMED]) or "each of its classes is tested",
+    )
+
+
+def _kinds(recipe: Recipe) -> list[dict[str, Any]]:
+    """The settings of all that has models and made or chose the images."""
+    return [kind.settings() for kind in (*recipe.generator, recipe.condition, *recipe.filters)]
 
 
 def _libraries(condition: Condition) -> Iterator[tuple[str, bytes]]:
@@ -145,7 +182,10 @@ def _located(real: ImageSet, own_keys: dict[str, str]) -> tuple[np.ndarray, dict
 
 def _numbers(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
     """int [len(names) + 1]: each class as a number of `known`, -1 where it has none; the last entry is where label -1 points."""
-    return np.array([*(known.index(name) if name in known else -1 for name in names), -1], np.int64)
+    places = {
+        unicodedata.normalize("NFC", name): place for place, name in reversed(list(enumerate(known)))
+    }  # file systems decompose accents
+    return np.array([*(places.get(unicodedata.normalize("NFC", name), -1) for name in names), -1], np.int64)
 
 
 def _at_most(labels: np.ndarray, most: int | None) -> np.ndarray:
@@ -181,7 +221,13 @@ def _clip(run: Run, settings: Settings, device: str) -> Any:
             raise UserError(f"clip: {settings.clip!r} has no text side; name an open_clip model or folder")
         return found
     for f in run.built.filters:
-        model = getattr(f, "model", None)
-        if isinstance(model, str) and isinstance(encoder := encoders.open(model, device), encoders.OpenClip):
+        if not hasattr(f, "encoder"):
+            continue  # a classifier or the like, if it has a model
+        try:
+            encoder = encoders.open(getattr(f, "model"), device)  # noqa: B009
+        except UserError as error:
+            log.info("cmmd and clip_score are left out, as the encoder of filter %s cannot be opened: %s", f.kind, error)
+            continue
+        if isinstance(encoder, encoders.OpenClip):
             return encoder
     return None

@@ -12,6 +12,7 @@ from factory.errors import UserError
 from factory.evaluate.copies import Nearest
 
 NAMED = 10  # indices named in one message
+REPEATED = 0.1  # of the test images: so many may be near-copies of training images by chance
 
 
 def digest(image: np.ndarray) -> bytes:
@@ -120,6 +121,20 @@ def near_copies_of_test(ids: Sequence[str], found: Nearest, test: Sequence[str],
     named = [f"{ids[i]} ~ test {test[found.row[i]]} ({found.ratio[i]:.2f})" for i in np.flatnonzero(found.ratio < threshold).tolist()]
     why = f"{len(named)} synthetic images are copies or near-copies of test images (ratio below {threshold:g}); filter them out"
     return Check("near_copies_of_test", named, why)
+
+
+def test_near_training(ids: Sequence[str], found: Nearest, training: Sequence[str], threshold: float) -> Check:
+    """Test images that show training images again, where they are more than real data happens to repeat.
+
+    ids: of test images.  found: for each the nearest training image, by the spacing of training images.  training: ids of these.
+    """
+    near = np.flatnonzero(found.ratio < threshold).tolist()
+    named = [f"test {ids[i]} ~ {training[found.row[i]]} ({found.ratio[i]:.2f})" for i in near] if len(near) > REPEATED * len(ids) else []
+    why = (
+        f"{len(named)} of {len(ids)} test images are copies or near-copies of real training images (ratio below {threshold:g}), so that they "
+        "tell neither accuracy on unseen images nor what a copy is; take them out of the test images"
+    )
+    return Check("test_near_training", named, why)
 
 
 def class_list(made: Sequence[str], train: Sequence[str], test: Sequence[str]) -> Check:

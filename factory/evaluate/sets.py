@@ -100,7 +100,7 @@ def _cached(by: Backbone | Encoder, digests: Sequence[bytes], compute: Callable[
     return files.array_once(path, (len(digests), by.dim), compute)
 
 
-def opened(option: str, text: str, split: str, alone: bool = False) -> Table:
+def opened(option: str, text: str, split: str, alone: bool = False) -> tuple[Source, Table]:
     """`of_text`, whose errors begin with the option that named the images."""
     try:
         return of_text(text, split, alone)
@@ -108,8 +108,8 @@ def opened(option: str, text: str, split: str, alone: bool = False) -> Table:
         raise UserError(f"{option}: {str(error).removeprefix('source.dataset: ')}") from error
 
 
-def of_text(text: str, split: str, alone: bool = False) -> Table:
-    """Real images named on the command line: a path, or a source as a recipe writes it, {dataset: …, split: …}. Raises UserError.
+def of_text(text: str, split: str, alone: bool = False) -> tuple[Source, Table]:
+    """The source, as it was opened, of real images named on the command line: a path, or a source as a recipe writes it, {dataset: …, split: …}. Raises UserError.
 
     split: which one is meant where the text does not say so.  alone: a set that has no such split is taken whole, as its `train`.
     """
@@ -127,14 +127,15 @@ def of_text(text: str, split: str, alone: bool = False) -> Table:
     except ValueError as error:
         raise UserError(f"{text}: {error}") from error
     if "split" not in type(source).model_fields or "split" in source.model_fields_set:
-        return source.open()  # type: ignore[no-any-return]
+        return source, source.open()
     try:
-        return source.model_copy(update={"split": split}).open()  # type: ignore[no-any-return]
+        chosen = source.model_copy(update={"split": split})
+        return chosen, chosen.open()
     except UserError:
         if not alone or split == "train":
             raise
         with contextlib.suppress(UserError):
-            return source.open()  # type: ignore[no-any-return]
+            return source, source.open()
         raise
 
 

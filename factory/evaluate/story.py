@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import time
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from factory import evaluation_file, runtime, select
+from factory import evaluation_file, locks, runtime, select
+from factory.errors import UserError
 from factory.evaluate import draws as drawing
 from factory.evaluate import evidence as gathering
 from factory.evaluate import guards, likeness, memorisation, trials, verdict
@@ -18,6 +21,7 @@ from factory.evaluate.evidence import Evidence
 from factory.evaluate.guards import Check
 from factory.evaluate.settings import Settings
 from factory.files import write_json
+from factory.store import Store
 
 log = logging.getLogger("factory")
 
@@ -27,9 +31,30 @@ def run(folder: Path, real: str, test: str, settings: Settings, device: str = "a
 
     Raises UserError where a guard fails; evaluation.json then says so, and holds nothing else.
     """
+    with contextlib.nullcontext() if dry_run else _alone(folder):
+        return _run(folder, real, test, settings, device, dry_run)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a run's evaluation. Raises UserError for no run, and while another process evaluates it."""
+    own = Store.existing(folder).folder / "evaluation"
+    own.mkdir(exist_ok=True)
+    lock = locks.take(own / "evaluation.lock")
+    if lock is None:
+        raise UserError(f"{folder} is being evaluated by another process; wait for it, and run the same command again")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run(folder: Path, real: str, test: str, settings: Settings, device: str, dry_run: bool) -> dict[str, Any]:
     started = time.perf_counter()
     runtime.fix_numerics(settings.threads)
     evidence = gathering.gather(folder, real, test, settings, runtime.device(runtime.worker(), device))
+    if "memorisation" in settings.sections and not evidence.unseen:
+        raise UserError("--test: all of its images are among those of --real, so none shows what an unseen image is like; name other ones")
     planned = drawing.make(evidence) if "utility" in settings.sections else Draws(evidence.own[:0], [], [])
     checks = [*evidence.checks(), *planned.checks]
     if not all(check.passed for check in checks):
@@ -50,15 +75,39 @@ def run(folder: Path, real: str, test: str, settings: Settings, device: str = "a
         )
     if "memorisation" in settings.sections:
         sections["memorisation"] = memorisation.measure(
-            evidence.made.images, evidence.real, evidence.test, evidence.eyes.backbone.name, settings.copy_ratio, settings.pairs, folder
+            evidence.made.images, evidence.real, evidence.floor, evidence.eyes.backbone.name, settings.copy_ratio, settings.pairs, folder
         )
-    return _write(evidence, started, {**sections, "guards": _guards(checks)})
+    kept = _measured_before(evidence, sections)
+    return _write(evidence, started, {**kept, **sections, "guards": _guards(checks)})
+
+
+def _measured_before(evidence: Evidence, sections: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier evaluation of the very same images has, and this one did not measure again: a gate stays shut until it is tried again."""
+    try:
+        found = evaluation_file.read(evidence.run.store.folder)
+    except UserError as error:
+        log.warning("nothing of the earlier evaluation is kept: %s", error)
+        return {}
+    if found is None or found.get("images") != _images(evidence) or not evaluation_file.measured(found, select.digest(evidence.run.keep)):
+        return {}
+    kept: dict[str, Any] = {
+        name: found[name] for name in ("verdict", "utility", "fidelity", "memorisation") if name in found and name not in sections
+    }
+    kept = {name: value for name, value in kept.items() if name != "verdict" or "utility" in kept}  # one of a guard is measured again
+    if kept:
+        log.info("kept of the earlier evaluation: %s", ", ".join(kept))
+    return kept
+
+
+def _images(evidence: Evidence) -> dict[str, str]:
+    """Fingerprints of the real images that an evaluation compares with."""
+    return {"real": evidence.real_table.fingerprint, "test": evidence.test_table.fingerprint}
 
 
 def _write(evidence: Evidence, started: float, sections: dict[str, Any]) -> dict[str, Any]:
     head = {"version": evaluation_file.VERSION, "created": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     head |= {"seconds": round(time.perf_counter() - started, 1), "machine": f"{platform.system()} {platform.machine()}"}
-    result = {**head, "selection": select.digest(evidence.run.keep), **sections}
+    result = {**head, "selection": select.digest(evidence.run.keep), "images": _images(evidence), **sections}
     write_json(evidence.run.store.folder / evaluation_file.NAME, result)
     return result
 

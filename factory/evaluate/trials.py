@@ -91,11 +91,13 @@ def run(evidence: Evidence, draws: Draws, trials: list[Trial], path: Path) -> li
 
 
 def _stored(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
-            yield json.loads(line)
+            row = json.loads(line)
         except json.JSONDecodeError:
             continue  # the last line of a killed evaluation: its training is made again
+        if isinstance(row, dict) and {"key", "validation", "test"} <= row.keys():
+            yield row
 
 
 def _facts(evidence: Evidence, trial: Trial) -> dict[str, Any]:

@@ -89,7 +89,8 @@ def verdict(rows: Sequence[Row], classifier: str) -> Row:
 
     The gain is over the better one, on validation images, of real images as they are and with strong augmentation.
     use: True where both the validation images, which chose, and the test images, which are looked at once, show a gain that is told from
-    chance; None where only the former do, or where nothing tells of chance; False otherwise. So the test can only take back.
+    chance; None where only the former do, where nothing tells of chance, or where the test shows a loss at one of the points; False
+    otherwise. So the test can only take back.
     """
     choices = choose(rows, classifier)
     if not any(row["arm"] == "real_synthetic" and row["classifier"] == classifier for row in rows):
@@ -102,13 +103,14 @@ def verdict(rows: Sequence[Row], classifier: str) -> Row:
     tested = _gain(points, "test", len(choices))
     validated = _gain(points, "validation", len(choices))
     ratios = {choice.ratio for choice, _ in points}
-    use = _decide(validated, tested)
+    use, against = _decide(validated, tested), _contradicted(points)
+    use = None if use and against else use
     return {
         "use": use,
         "ratio": ratios.pop() if len(ratios) == 1 else None,
         "gain": tested.mean,
         "ci95": tested.half,
-        "text": _text(use, choices, validated, tested),
+        "text": _text(use, choices, validated, tested, against),
     }
 
 
@@ -125,13 +127,21 @@ def _decide(validated: Interval, tested: Interval) -> bool | None:
     return True if tested.mean - tested.half > 0 else None
 
 
+def _contradicted(points: Sequence[tuple[Choice, Sequence[Row]]]) -> list[int | None]:
+    """Numbers of labels where test images show a loss that is told from chance."""
+    found = [(choice.labels, _gain([(choice, own)], "test", 1)) for choice, own in points]
+    return [labels for labels, gain in found if gain.half is not None and gain.mean + gain.half < 0]
+
+
 def _gain(points: Sequence[tuple[Choice, Sequence[Row]]], split: str, of: int) -> Interval:
     """The gain averaged over all points, image by image, since all are measured on the same; a point where none was chosen gains nothing."""
     found = [_differences(own, choice.ratio, choice.rival, split) for choice, own in points]
     return over_seeds_and_images([[np.sum(parts, axis=0) / of for parts in zip(*one, strict=True)] for one in zip(*found, strict=True)])
 
 
-def _text(use: bool | None, choices: Sequence[Choice], validated: Interval, tested: Interval) -> str:
+def _text(
+    use: bool | None, choices: Sequence[Choice], validated: Interval, tested: Interval, against: Sequence[int | None]
+) -> str:  # fmt: skip
     ratio = ", ".join(f"{choice.ratio:g}:1" + (f" at {choice.labels} labels a class" if choice.labels else "") for choice in choices)
     over = _over({choice.rival for choice in choices if choice.ratio > 0})
     figure = f"{_points_of(tested)} of balanced accuracy on real test images, over {over}"
@@ -140,6 +150,9 @@ def _text(use: bool | None, choices: Sequence[Choice], validated: Interval, test
     if use is None and (validated.half is None or tested.half is None):
         few = "one seed tells nothing of chance; take five" if tested.size < 2 else "so few images tell nothing of chance; take more"
         return f"Undecided: {few}. Synthetic to real {ratio}: {figure}."
+    if use is None and against and tested.half is not None and tested.mean - tested.half > 0:
+        where = ", ".join(str(labels) for labels in against)
+        return f"Undecided: it helps on the whole, but at {where} labels a class the test images show a loss. {figure}. Ratios: {ratio}."
     if use is None:
         return f"Undecided: validation images chose {ratio}, but the test images do not confirm it. {figure}."
     if validated.half is not None and validated.mean - validated.half <= 0:

@@ -106,9 +106,17 @@ def _compared(utility: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] 
     helped = max((row for row in rows if row["arm"] == "real_synthetic"), key=lambda row: row["accuracy_mean"], default=None)
     if helped is None:
         return None
-    key = (helped.get("rival", "real_strong"), helped.get("labels"))
+    key = (helped.get("rival") or _rival(utility, helped.get("labels")), helped.get("labels"))
     plain = next((row for row in rows if (row["arm"], row.get("labels")) == key), None)
     return (plain, helped) if plain and len(plain["per_class"]) == len(helped["per_class"]) else None
+
+
+def _rival(utility: dict[str, Any], labels: int | None) -> str:
+    """The better arm of real images alone on validation images, of an evaluation whose rows do not name it."""
+    main = utility.get("classifier")
+    flat = [row for row in utility.get("sweep") or () if row["arm"] in FLAT and row.get("labels") == labels]
+    flat = [row for row in flat if row.get("classifier", main) == main and row.get("accuracy_mean") is not None]
+    return max(flat, key=lambda row: (row["accuracy_mean"], row["arm"] == "real_strong"), default={"arm": "real_strong"})["arm"]  # type: ignore[no-any-return]
 
 
 def per_class_names(utility: dict[str, Any]) -> tuple[str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ def write(path: Path, overrides: Sequence[str], keys: Mapping[str, Any], out: Pa
     for key, value in keys.items():
         section, _, item = key.partition(".")[0].partition("[")
         _open_up(found.data, section, int(item.rstrip("]")) if item else None)
-        text = "{" + ", ".join(f"{name!r}: {n}" for name, n in value.items()) + "}" if isinstance(value, dict) else str(value)
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)  # names in quotes that YAML knows
         found.override(key, text, "tune")
     out.parent.mkdir(parents=True, exist_ok=True)
 

@@ -233,7 +233,7 @@ def _opened(recipe: Recipe, table: Table, dataset: str, split: str) -> Table:
 
 def _test_images(recipe: Recipe, dataset: str, test: str | None) -> dict[bytes, str]:
     """Pixel digest -> row of every test image that is known of."""
-    table = _test_split(recipe, dataset) if test is None else sets.opened("--test", test, "test", alone=True)
+    table = _test_split(recipe, dataset) if test is None else sets.opened("--test", test, "test", alone=True)[1]
     if table is None:
         log.info("no test images are known, so none is looked for among those of --real; name them with --test")
         return {}
