@@ -26,12 +26,12 @@ def train(recipe: Autoencoder) -> None:
     model = make_model(recipe).to(device)
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
-    log.info("%d images, %.2f M parameters", len(data), sum(p.numel() for p in model.parameters()) / 1e6)
+    log.info("%d images, %.2f M parameters", len(data), loop.parameters(model) / 1e6)
     batches = prepared.Ahead(lambda k: data.batch(loop.rows(recipe, len(data), k)))
 
     def step(k: int) -> dict[str, torch.Tensor]:
         rng = loop.draws(recipe, k)
-        noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        noise = loop.torch_draws(rng)
         symmetry = torch.from_numpy(rng.choice(prepared.SYMMETRIES[recipe.flips], recipe.batch))
         x = signed(prepared.transformed(batches(k), symmetry).to(device)).expand(-1, 3, -1, -1)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):

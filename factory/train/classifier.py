@@ -25,7 +25,7 @@ def train(recipe: Classifier) -> None:
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     pixels, labels = torch.from_numpy(pictures.pixels), torch.from_numpy(pictures.labels)
-    log.info("%d images, %.2f M parameters", len(pictures), sum(p.numel() for p in model.parameters()) / 1e6)
+    log.info("%d images, %.2f M parameters", len(pictures), loop.parameters(model) / 1e6)
 
     def step(k: int) -> dict[str, torch.Tensor]:
         rng, rows = loop.draws(recipe, k), loop.rows(recipe, len(pictures), k)

@@ -32,7 +32,7 @@ def train(recipe: Clip) -> None:
     encoder.model.visual.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(loop.decaying(encoder.parameters()), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
     pixels = torch.from_numpy(pictures.pixels)
-    log.info("%d images, %.2f M parameters", len(pictures), sum(p.numel() for p in encoder.parameters()) / 1e6)
+    log.info("%d images, %.2f M parameters", len(pictures), loop.parameters(encoder) / 1e6)
 
     def step(k: int) -> dict[str, torch.Tensor]:
         rng, rows = loop.draws(recipe, k), loop.rows(recipe, len(pictures), k)

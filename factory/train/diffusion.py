@@ -38,11 +38,11 @@ def train(recipe: Diffusion) -> None:
     average = loop.averaged(model, recipe.ema)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
     pixels = torch.from_numpy(pictures.pixels)
-    log.info("%d images, %d captions, %.2f M parameters", len(pictures), len(text_embeds), sum(p.numel() for p in model.parameters()) / 1e6)
+    log.info("%d images, %d captions, %.2f M parameters", len(pictures), len(text_embeds), loop.parameters(model) / 1e6)
 
     def step(k: int) -> dict[str, torch.Tensor]:
         rng, rows = loop.draws(recipe, k), loop.rows(recipe, len(pictures), k)
-        noise_source = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        noise_source = loop.torch_draws(rng)
         flip = torch.from_numpy(rng.random(recipe.batch) < 0.5)
         x = signed(pixels[rows])
         x = torch.where(flip[:, None, None, None], x.flip(3), x)

@@ -37,14 +37,14 @@ def train(recipe: EmbeddingPrior) -> None:
     average = loop.averaged(model, recipe.ema)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
     scheduler = GaussianPathScheduler()
-    log.info("%d images, %.2f M parameters", len(data), sum(p.numel() for p in model.parameters()) / 1e6)
+    log.info("%d images, %.2f M parameters", len(data), loop.parameters(model) / 1e6)
 
     def step(k: int) -> dict[str, torch.Tensor]:
         rng, rows = loop.draws(recipe, k), loop.rows(recipe, len(data), k)
         x = torch.from_numpy(embeds[rng.integers(len(embeds), size=recipe.batch), rows].astype(np.float32)).flatten(1)
         x = x * dim**0.5
         keep = torch.from_numpy(rng.random(recipe.batch) >= recipe.drop)
-        source = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        source = loop.torch_draws(rng)
         noise = torch.randn(x.shape, generator=source)
         time = torch.randn(recipe.batch, generator=source).sigmoid() * 1000
         given = torch.where(keep, labels[rows], -1) if recipe.of == "class" else torch.full((recipe.batch,), -1)

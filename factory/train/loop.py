@@ -101,6 +101,11 @@ def draws(recipe: Training, step: int) -> np.random.Generator:
     return seeds.rng(recipe.seed, recipe.kind, "step", step)
 
 
+def torch_draws(rng: np.random.Generator) -> torch.Generator:
+    """A step's random numbers for torch, on the CPU so that they do not depend on the device."""
+    return torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+
 def rows(recipe: Training, count: int, step: int) -> np.ndarray:
     """The rows of one step's batch, int64 [batch]: each epoch is a fresh shuffle, a batch may span two."""
     positions = np.arange(step * recipe.batch, (step + 1) * recipe.batch)
@@ -156,6 +161,11 @@ def averaged(model: torch.nn.Module, decay: float) -> AveragedModel:
         return mean.lerp(value, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
 
     return AveragedModel(model, avg_fn=update)
+
+
+def parameters(model: torch.nn.Module) -> int:
+    """How many numbers a model learns, or holds frozen."""
+    return sum(p.numel() for p in model.parameters())
 
 
 def device() -> torch.device:

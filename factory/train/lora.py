@@ -133,7 +133,7 @@ def _latent_loss(pipe: Any) -> Loss:
         return encoded[prompt]
 
     def loss(pixels: torch.Tensor, texts: list[str], rng: np.random.Generator) -> torch.Tensor:
-        source = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        source = loop.torch_draws(rng)
         with torch.no_grad():
             posterior = pipe.vae.encode(pixels.to(device)).latent_dist
             latents = (
@@ -162,7 +162,7 @@ def _flow_loss(pipe: Any) -> Loss:
         raise UserError(f"model: a LoRA is trained on pipelines with a UNet and on the factory's own; {type(pipe).__name__} is neither")
 
     def loss(pixels: torch.Tensor, texts: list[str], rng: np.random.Generator) -> torch.Tensor:
-        source = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        source = loop.torch_draws(rng)
         with torch.no_grad():
             shown = (pixels + 1) / 2
             x = pixels if pipe.transformer.config.in_channels == 3 else pixels.mean(1, keepdim=True)

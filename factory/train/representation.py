@@ -36,7 +36,7 @@ def train(recipe: Representation) -> None:
     weights = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(loop.decaying(weights), lr=recipe.lr, weight_decay=recipe.weight_decay)
     views = make_views(recipe, int(spec["size"]))
-    log.info("%d images, %.2f M parameters", len(data), sum(p.numel() for p in network.parameters()) / 1e6)
+    log.info("%d images, %.2f M parameters", len(data), loop.parameters(network) / 1e6)
 
     batches = prepared.Ahead(lambda k: data.batch(loop.rows(recipe, len(data), k)))
 

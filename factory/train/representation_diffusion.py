@@ -76,11 +76,8 @@ class _Training:
         self.reader = Reader(recipe, data, arrays)
         self.batches = prepared.Ahead(self.reader)
         x, embeds, _, time = next(self._own(self.reader(0)))
+        self.parameters = loop.parameters(self.model)
         self.pace = Throughput(recipe.accumulate * training_flops(self.model, x, time, embeds))
-
-    @property
-    def parameters(self) -> int:
-        return sum(p.numel() for p in self.model.parameters())
 
     def run(self) -> None:
         """Every step that is not done yet, and what is written at the end."""
@@ -221,7 +218,7 @@ class Reader:
             x = signed(self.data.seen(rows, arrays.symmetries[views, rows]))
         keep = torch.from_numpy(rng.random(recipe.batch) >= recipe.drop).float()
         embeds = arrays.conditions(views, rows) * keep[:, None, None]
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
+        noise = torch.randn(x.shape, generator=loop.torch_draws(rng))
         times = rng.standard_normal(recipe.batch) if recipe.times == "logit_normal" else rng.random(recipe.batch)
         time = torch.from_numpy(times.astype(np.float32))
         time = time.sigmoid() if recipe.times == "logit_normal" else time
