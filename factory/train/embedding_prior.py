@@ -56,12 +56,8 @@ def train(recipe: EmbeddingPrior) -> None:
         return {"loss": loss.detach()}
 
     model.train()
-    loop.run(
-        recipe,
-        {"model": model, "average": average, "optimizer": optimizer},
-        step,
-        made_from=f"{data.identity} {encoded.digest(pipe.encoder)}",
-    )
+    state = {"model": model, "average": average, "optimizer": optimizer}
+    loop.run(recipe, state, step, made_from=f"{data.identity} {encoded.digest(pipe.encoder)}")
     averaged: Any = average.module
     averaged.eval().save_pretrained(recipe.out)
     write_training(recipe, data, {"given": recipe.of}, labels_used=recipe.of == "class")
