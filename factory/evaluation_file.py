@@ -9,7 +9,7 @@ from factory.errors import UserError
 from factory.files import read_object
 
 NAME = "evaluation.json"
-VERSION = 1  # of its layout; a file of another one is refused
+VERSION = 1  # of its layout; a file of another one is refused. Keys that came later (`images`, and `rival` of a row) may be absent.
 
 
 def read(run: Path) -> dict[str, Any] | None:

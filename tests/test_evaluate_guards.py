@@ -32,11 +32,18 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(Image.open(held))
 
 
+def resized(image: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((32, 32), Image.Resampling.BICUBIC))
+
+
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "as it is": lambda x: x,
     "JPEG": lambda x: jpeg(x, 60),
     "mirrored": lambda x: np.ascontiguousarray(x[:, ::-1]),
     "shifted": lambda x: np.roll(x, 1, 1),
+    "cropped": lambda x: resized(x[1:-1, 1:-1]),
+    "cropped at the left": lambda x: resized(x[:, 1:]),
+    "framed": lambda x: resized(np.pad(x, ((1, 1), (1, 1), (0, 0)), mode="edge")),
     "brighter": lambda x: np.clip(x * 1.15 + 10, 0, 255).astype(np.uint8),
     "noisy": lambda x: np.clip(x + np.random.default_rng(0).normal(0, 8, x.shape), 0, 255).astype(np.uint8),
     "smaller": lambda x: np.asarray(Image.fromarray(x).resize((16, 16)).resize((32, 32))),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from factory import plan as planning
 from factory import recipe as recipes
 from factory import reselect
 from factory.errors import UserError
@@ -86,7 +87,7 @@ def test_knobs_follow_the_recipe() -> None:
 
 def test_class_names_of_any_letters_are_written_as_keys(birds: Path, tmp_path: Path) -> None:
     odd = {'it\'s "odd"': 3, "back\\slash": 2, "ヒト: #1": 1}
-    assert space.write(birds, [], {"amount.per_class": odd}, tmp_path / "out.yaml", "x").amount.per_class == odd
+    assert space.write(birds, [], {"amount.per_class": odd}, tmp_path / "out.yaml", ["x"]).amount.per_class == odd
 
 
 def test_a_share_becomes_the_bound_that_refuses_it() -> None:
@@ -155,6 +156,24 @@ def test_accuracy_searches_the_ratio_too(birds: Path, tmp_path: Path) -> None:
     winner = recipes.load(tmp_path / "out" / "best.yaml", environ={})
     assert winner.amount.per_class == 4 * best["setting"]["ratio"] and best["kept"] <= 8 * best["setting"]["ratio"]
     assert "real only" in search.summary(result, tmp_path / "out")
+
+
+def test_kinds_named_alone_are_searched_and_an_amount_to_fill_gives_way(birds: Path, tmp_path: Path) -> None:
+    text = birds.read_text(encoding="utf-8")
+    for long, short in (
+        ("{kind: tests.paint.Paint, batch: 8}", "[{kind: tests.paint.Paint, batch: 8}]"),
+        ("{kind: image, strength: 0.5}", "augmented_image"),
+        ("- {kind: tests.measured.Brightness, min: 0.2}", "- blank"),
+        ("per_class: 24", "fill_to: 16"),
+    ):
+        assert long in text
+        text = text.replace(long, short)
+    birds.write_text(text, encoding="utf-8")
+    result = tune(birds, tmp_path / "out", objective="accuracy", trials=2)
+    winner = recipes.load(tmp_path / "out" / "best.yaml", environ={})
+    assert {"condition.mix", "filters[1].min", "ratio"} <= result["knobs"].keys() and winner.filters[1].kind == "blank"
+    wanted = planning.wanted(winner.amount, ["finch", "heron"], np.array([4, 4])).tolist()
+    assert wanted == [np.ceil(4 * result["rows"][result["best"]["trial"]]["setting"]["ratio"])] * 2
 
 
 def test_it_never_looks_at_test_images(birds: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ OFFLINE = encoders.OFFLINE
 INCEPTION = "inception"
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's conversion of the network that all papers use
 INCEPTION_SHA256 = "6726825d"  # how its digest begins
-BATCH = 64
+BATCH, PIXELS = 64, 1 << 26  # images in a batch, and pixels in all
+LONGEST = 4  # times the shorter side: of a longer image its middle is looked at, which is all that is cut out in the end
 
 
 class Backbone:
@@ -36,9 +37,10 @@ class Backbone:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise UserError(f"image {index} is {image.dtype} {list(image.shape)}; backbones take uint8 [height, width, 3]")
             shapes.setdefault(image.shape, []).append(index)
-        for places in shapes.values():
-            for start in range(0, len(places), BATCH):
-                some = places[start : start + BATCH]
+        for shape, places in shapes.items():
+            size = max(1, min(BATCH, PIXELS // (shape[0] * shape[1])))
+            for start in range(0, len(places), size):
+                some = places[start : start + size]
                 out[some] = self._embed(np.stack([images[i] for i in some]))
         return out
 
@@ -117,7 +119,9 @@ def _prepared(batch: Any, size: int) -> Any:
 
     from factory.models import efficientnet
 
-    x = batch.permute(0, 3, 1, 2).float() / 255
+    most = LONGEST * min(batch.shape[1:3])
+    top, left = (max(0, (side - most) // 2) for side in batch.shape[1:3])
+    x = batch[:, top : top + most, left : left + most].permute(0, 3, 1, 2).float() / 255
     short, scaled = min(x.shape[2:]), round(size / 0.875)
     height, width = (max(scaled, round(side * scaled / short)) for side in x.shape[2:])
     x = F.interpolate(x, (height, width), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)

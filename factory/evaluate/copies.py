@@ -1,12 +1,12 @@
 """Who is a copy of whom: nearest real images in two spaces, as a share of the distance that real images keep from each other.
 
-A network's features see the same object again; thumbnails see the same pixels again after re-encoding, noise, blur, a mirror or a small shift,
+A network's features see the same object again; thumbnails see the same pixels again after re-encoding, noise, blur, a mirror, a small shift or crop,
 which features of small images do not bear. A copy in either is a copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -48,17 +48,27 @@ class Space(NamedTuple):
 def space(features: np.ndarray, small: np.ndarray) -> Space:
     """features: float [N, D].  small: uint8 [N, S, S, 3], the same images."""
     units = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
-    step = max(1, round(SHIFT * small.shape[1]))
-    moves = [(0, 0), (step, 0), (-step, 0), (0, step), (0, -step)]
-    views = [_thumbnails(np.roll(face, move, (1, 2))) for face in (small, small[:, :, ::-1]) for move in moves]
+    views = [_thumbnails(view) for face in (small, small[:, :, ::-1]) for view in _views(face)]
     return Space(units.astype(np.float32), views[0], np.stack(views))
 
 
+def _views(images: np.ndarray) -> Iterator[np.ndarray]:
+    """uint8 [N, S, S, 3] -> the same as it is, then moved, with one edge or all repeated, and with all cut off: what undoes a crop or a frame."""
+    side = images.shape[1]
+    step = max(1, round(SHIFT * side))
+    wide = np.pad(images, ((0, 0), (step, step), (step, step), (0, 0)), mode="edge")
+    middle, ends = (step, step + side), [(0, side), (2 * step, 2 * step + side), (0, step + side), (step, 2 * step + side)]
+    cuts = [(middle, middle), *((end, middle) for end in ends), *((middle, end) for end in ends)]
+    for (top, bottom), (left, right) in [*cuts, ((0, None), (0, None)), ((2 * step, side), (2 * step, side))]:
+        yield wide[:, top:bottom, left:right]
+
+
 def _thumbnails(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, S, S, 3] -> unit float32 [N, 192], without brightness and contrast; zero for an image of one colour."""
+    """uint8 [N, H, W, 3] -> unit float32 [N, 192], without brightness and contrast; zero for an image of one colour."""
     import cv2
 
-    scaled = [cv2.resize(np.ascontiguousarray(x), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA) for x in images]
+    blurred = (cv2.GaussianBlur(np.ascontiguousarray(x), (0, 0), SHIFT * len(x)) for x in images)  # what half a move would change
+    scaled = [cv2.resize(x, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA) for x in blurred]
     flat = np.stack(scaled).reshape(len(images), -1).astype(np.float32)
     flat -= flat.mean(1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)

@@ -12,7 +12,7 @@ from factory.errors import UserError
 from factory.evaluate.copies import Nearest
 
 NAMED = 10  # indices named in one message
-REPEATED = 0.1  # of the test images: so many may be near-copies of training images by chance
+REPEATED, SOME = 0.1, 2  # share, and number, of test images that may be near-copies of training images by chance
 
 
 def digest(image: np.ndarray) -> bytes:
@@ -129,7 +129,11 @@ def test_near_training(ids: Sequence[str], found: Nearest, training: Sequence[st
     ids: of test images.  found: for each the nearest training image, by the spacing of training images.  training: ids of these.
     """
     near = np.flatnonzero(found.ratio < threshold).tolist()
-    named = [f"test {ids[i]} ~ {training[found.row[i]]} ({found.ratio[i]:.2f})" for i in near] if len(near) > REPEATED * len(ids) else []
+    named = (
+        [f"test {ids[i]} ~ {training[found.row[i]]} ({found.ratio[i]:.2f})" for i in near]
+        if len(near) > max(SOME, REPEATED * len(ids))
+        else []
+    )
     why = (
         f"{len(named)} of {len(ids)} test images are copies or near-copies of real training images (ratio below {threshold:g}), so that they "
         "tell neither accuracy on unseen images nor what a copy is; take them out of the test images"

@@ -21,7 +21,7 @@ from factory.evaluate.backbones import Backbone
 from factory.sources import readable
 
 log = logging.getLogger("factory")
-CHUNK = 256  # images decoded at once
+CHUNK, BYTES = 256, 1 << 28  # images decoded at once, and the most that they fill, but for one
 Item = tuple[str, str, np.ndarray, int]  # id, content key, image, label
 
 
@@ -62,7 +62,7 @@ class Eyes:
     def look(self, items: Iterator[Item], read: Callable[[int], np.ndarray], what: str) -> ImageSet:
         """Digest and shrink every image, and take its features, which are kept in the cache by content. Raises UserError for none."""
         ids, keys, pixels, labels, small, features, clip = [], [], [], [], [], [], []
-        for part in _chunks(items, CHUNK):
+        for part in _chunks(items):
             pictures = [image for _, _, image, _ in part]
             digests = [guards.digest(picture) for picture in pictures]
             ids += [item[0] for item in part]
@@ -82,11 +82,11 @@ class Eyes:
         )  # fmt: skip
 
 
-def _chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
     part: list[Item] = []
     for item in items:
         part.append(item)
-        if len(part) == size:
+        if len(part) == CHUNK or sum(image.nbytes for _, _, image, _ in part) >= BYTES:
             yield part
             part = []
     if part:

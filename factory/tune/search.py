@@ -35,7 +35,7 @@ def run(
     table = recipe.source.open()
     images = worth.validation(recipe, table, real, split, per_class, test)
     judge = Judge(
-        path, tuple(overrides), recipe, table, images, out / "runs", objective, backbone, networks, steps, device
+        path, (*overrides, *space.opened(path, overrides)), recipe, table, images, out / "runs", objective, backbone, networks, steps, device
     )  # fmt: skip
     if not judge.knobs:
         raise UserError(f"{path}: there is nothing to search; give a filter a bound, the condition a strength or the generator a guidance")

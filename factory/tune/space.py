@@ -12,7 +12,6 @@ from typing import Any, get_args
 import numpy as np
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
 
 from factory import document
 from factory import recipe as recipes
@@ -141,6 +140,20 @@ def _bound(rule: Rule, share: Any, written: float, lower: bool) -> float:
     return round((math.floor if lower else math.ceil)(value / step) * step, max(digits, 0))  # outwards: what the share keeps stays
 
 
+def opened(path: Path, overrides: Sequence[str]) -> list[str]:
+    """--set by which every key that is searched can be set: kinds named alone become sections, and a list of one generator this one."""
+    data = document.read(path, overrides).data
+    found: dict[str, Any] = {}
+    generator = data.get("generator")
+    if isinstance(generator, list) and len(generator) == 1:
+        found["generator"] = generator = generator[0]
+    named = {"generator": generator, "condition": data.get("condition")}
+    filters = data.get("filters")
+    named |= {f"filters[{i}]": f for i, f in enumerate(filters)} if isinstance(filters, list) else {}
+    found |= {key: {"kind": value} for key, value in named.items() if isinstance(value, str)}
+    return [f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in found.items()]
+
+
 def sets(keys: Mapping[str, Any]) -> list[str]:
     """Recipe keys as `--set` takes them."""
     return [f"{key}={value}" for key, value in keys.items()]
@@ -160,9 +173,9 @@ def write(path: Path, overrides: Sequence[str], keys: Mapping[str, Any], out: Pa
     """
     found = document.read(path, overrides)
     for key, value in keys.items():
-        section, _, item = key.partition(".")[0].partition("[")
-        _open_up(found.data, section, int(item.rstrip("]")) if item else None)
-        text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)  # names in quotes that YAML knows
+        text = (
+            json.dumps(value, ensure_ascii=False) if value is None or isinstance(value, dict) else str(value)
+        )  # in quotes that YAML knows
         found.override(key, text, "tune")
     out.parent.mkdir(parents=True, exist_ok=True)
 
@@ -173,10 +186,3 @@ def write(path: Path, overrides: Sequence[str], keys: Mapping[str, Any], out: Pa
 
     write_atomically(out, fill)
     return recipes.load(out, environ={})
-
-
-def _open_up(data: Any, section: str, item: int | None) -> None:
-    """`- blank` becomes `- {kind: blank}`, so that a key can be set in it."""
-    holder, key = (data, section) if item is None else (data[section], item)
-    if isinstance(holder[key] if item is not None else holder.get(key), str):
-        holder[key] = CommentedMap(kind=holder[key])

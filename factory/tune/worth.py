@@ -92,6 +92,8 @@ class Judge:
             wanted = np.ceil(setting["ratio"] * real).astype(int)
             quota = dict(enumerate(wanted.tolist()))
             keys["amount.per_class"] = space.amount(self.table.class_names, wanted)
+            if self.recipe.amount.fill_to is not None:
+                keys["amount.fill_to"] = None  # which would have the last word
         keep = select.decide(rows["label"], assemble.rules(decided, store, shards), quota, rows["ordinal"]).keep
         value = self._measure(store, list(shards.names), keep) if keep.any() else None
         return Worth(value, int(keep.sum()), {**made, **keys})
