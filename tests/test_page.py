@@ -190,6 +190,12 @@ def test_accuracies_are_drawn_in_percent() -> None:
     assert charts.per_class(utility)["finch"] == ("70.0", "70.0"), "the best ratio is compared, here 1"
 
 
+@pytest.mark.parametrize(("low", "high"), [(0, 100), (90, 100), (100, 100), (0, 0), (50, 50), (33.3, 33.3), (40, 72.3)])
+def test_no_accuracy_is_marked_beyond_a_hundred(low: float, high: float) -> None:
+    ticks = charts._ticks(low, high)
+    assert 0 <= ticks[0] <= low and high <= ticks[-1] <= 100 and ticks[0] < ticks[-1] and len(ticks) <= 8
+
+
 def test_groups_of_classes_are_columns_where_there_are_several(evaluated: Path) -> None:
     whole = evaluation()
     assert charts.shot_groups(whole["utility"]) == []

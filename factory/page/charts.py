@@ -65,12 +65,14 @@ def _value(row: dict[str, Any]) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round values that enclose [low, high]."""
+    """Two to eight round values in [0, 100] that enclose [low, high]."""
     span = max(high - low, 1.0)
     magnitude = 10 ** np.floor(np.log10(span / 4))
     step = float(next(m * magnitude for m in (1, 2, 2.5, 5, 10) if span / (m * magnitude) <= 6))
-    first, last = np.floor(low / step), np.ceil((high + 1e-9) / step)
-    return [round(float(i * step), 6) for i in np.arange(first, max(last, first + 1) + 1)]
+    first, last = np.floor(low / step), np.ceil(high / step - 1e-9)
+    if last <= first:
+        first, last = max(0, first - 1), min(100 / step, first + 1)
+    return [round(float(i * step), 6) for i in np.arange(first, last + 1)]
 
 
 def arms(utility: dict[str, Any]) -> list[dict[str, Any]]:
