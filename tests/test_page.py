@@ -165,6 +165,16 @@ def test_an_evaluation_comes_first_and_in_full(evaluated: Path) -> None:
     assert "1 min 15 s" in page.texts["cost"]
 
 
+def test_tables_of_many_classes_scroll_in_themselves(evaluated: Path) -> None:
+    for count, tall in ((1, 0), (40, 1)):
+        stored = evaluation()
+        stored["fidelity"]["rows"] = [{**stored["fidelity"]["rows"][0], "class": f"c{i}" if i else None} for i in range(count + 1)]
+        (evaluated / "evaluation.json").write_text(json.dumps(stored), encoding="utf-8")
+        render.write(evaluated, evaluated / "report.html")
+        page = Page((evaluated / "report.html").read_text(encoding="utf-8"))
+        assert sum(own.get("class") == "scroll tall" for own in page.all("div")) == tall
+
+
 def test_it_needs_no_network_and_escapes_what_it_shows(evaluated: Path) -> None:
     render.write(evaluated, evaluated / "report.html")
     text = (evaluated / "report.html").read_text(encoding="utf-8")
