@@ -161,3 +161,26 @@ def test_the_scale_that_guides_is_the_one_that_is_on() -> None:
         "MarigoldDepthPipeline": None,
     }
     assert {name: guidance_name(getattr(diffusers, name)) for name in names} == names
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_images_of_a_batch_are_told_apart_at_a_small_size(
+    refused: bool,
+    family: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And at the recipe's own where the pipeline makes no other."""
+    pipe: Any = Diffusers(model=str(family("kandinsky22_inpaint")), steps=1, batch=2, height=96, width=96).open("cpu")
+    generate, tried = pipe.generate, []
+
+    def seen(seeds: Any, inputs: Any) -> Any:
+        tried.append((pipe.kind.height, pipe._settings["height"], pipe._settings["num_inference_steps"]))
+        if refused and pipe.kind.height == 64:
+            raise UserError("this size is not made")
+        return generate(seeds, inputs)
+
+    monkeypatch.setattr(pipe, "generate", seen)
+    pipe.check(frozenset({"text", "mask"}), [])
+    assert tried == ([(64, 64, 4), (96, 96, 4), (96, 96, 4)] if refused else [(64, 64, 4)] * 2)
+    assert pipe.alone == "the pipeline mixes the images of a batch"
+    assert (pipe.kind.height, pipe._settings["height"], pipe._settings["num_inference_steps"]) == (96, 96, 1)

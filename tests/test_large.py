@@ -175,13 +175,43 @@ def test_the_command_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*base, "--reference", str(tmp_path / "reference.tif"), "--device", "cpu"])
     assert done.exit_code == 0, done.output
     assert tifffile.imread(tmp_path / "big.tif").shape == (32, 48, 3)
+    before = (tmp_path / "big.tif").read_bytes()
+    (tmp_path / "small.tif").mkdir()
+    tifffile.imwrite(tmp_path / "few.tif", np.zeros((4, 40, 3), np.uint8))
+    given = [*base, "--reference", str(tmp_path / "reference.tif")]
     for arguments, word in (
         (base, "reference"),
         ([*base, "--reference", str(tmp_path / "no.png")], "no file"),
+        ([*base, "--reference", str(tmp_path)], "no file"),
+        ([*base, "--reference", str(tmp_path / "few.tif")], "smaller than the patches"),
+        ([*base, "--patches", str(tmp_path / "model")], "--patches: not one image"),
         ([*base[:3], "12", *base[4:]], "HEIGHTxWIDTH"),
+        ([*given, "--size", "33x48"], "multiples"),
+        ([*given, "--size", "0x48"], "at least"),
+        ([*given, "--size", "10000000x10000000"], "GB are free"),
+        ([*given, "--out", str(tmp_path / "small.tif")], "is a folder"),
+        ([*given, "--out", str(tmp_path / "big.tif" / "x.tif")], "cannot be made"),
+        ([*given, "--prompt", "a cat"], "leave it out"),
     ):
-        failed = CliRunner().invoke(app, arguments)
-        assert isinstance(failed.exception, UserError) and word in str(failed.exception)
+        failed = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
+        assert isinstance(failed.exception, UserError) and word in str(failed.exception), word
+    assert (tmp_path / "big.tif").read_bytes() == before
+
+
+def test_a_canvas_beyond_this_machines_memory_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from factory import panorama
+
+    monkeypatch.setattr(panorama.os, "sysconf", lambda name: 1024)
+    with pytest.raises(UserError, match="this machine has"):
+        panorama._require_memory(pipeline(), 512, 512)
+    panorama._require_memory(pipeline(), 16, 16)
+
+
+def test_a_pipeline_that_no_text_guides_is_no_patch_model() -> None:
+    from factory import panorama
+
+    with pytest.raises(UserError, match="takes no prompt"):
+        panorama._require_prompt(pipeline(), "a cat", None)
 
 
 def test_a_whole_parent_guides_a_large_child(tmp_path: Path) -> None:

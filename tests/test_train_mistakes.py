@@ -167,3 +167,40 @@ def test_a_missing_tracker_is_told(image_folder: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install wandb"):
         train("representation_diffusion", image_folder, tmp_path / "out", tracker="wandb")
+
+
+def test_pictures_of_every_kind_are_read_and_broken_ones_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from factory.train import data
+    from factory.train.recipe import SourceSpec
+
+    folder, noise = tmp_path / "set" / "one", np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    Image.fromarray(noise.integers(0, 256, (8, 6), np.uint8)).save(folder / "a.png")
+    grey = data.load(SourceSpec(dataset=str(tmp_path / "set")))
+    assert grey.pixels.shape == (1, 1, 8, 6)
+    Image.fromarray(np.full((8, 6), 40_000, np.uint16)).save(folder / "b.png")
+    Image.fromarray(np.zeros((8, 6, 4), np.uint8), "RGBA").save(folder / "c.png")
+    (folder / "d.png").write_bytes(b"no picture")
+    mixed = data.load(SourceSpec(dataset=str(tmp_path / "set")))
+    assert mixed.pixels.shape == (3, 3, 8, 6) and "image 3 cannot be decoded" in caplog.text
+    assert abs(int(mixed.pixels[1].max()) - 155) <= 1 and (mixed.pixels[2] == 255).all()
+    assert mixed.labels.tolist() == [0, 0, 0] and mixed.class_names == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "word"), [(["cat", "dog"], None), ([7, 9], None), ([0, None], "1 of 2 images have no label"), ([0.5, 1.5], "whole numbers")]
+)
+def test_labels_are_read_as_sources_read_them(labels: list[Any], word: str | None, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    from factory.train import data
+    from factory.train.recipe import SourceSpec
+
+    pictures = [Image.new("L", (4, 4), value) for value in (10, 20)]
+    Dataset.from_dict({"image": pictures, "label": labels}).to_parquet(tmp_path / "set.parquet")
+    spec = SourceSpec(dataset=str(tmp_path / "set.parquet"))
+    if word is None:
+        assert data.load(spec).labels.tolist() == [0, 1] and data.load(spec).class_names == [str(label) for label in labels]
+        return
+    with pytest.raises(UserError, match=word):
+        data.load(spec)

@@ -27,7 +27,7 @@ def command(
         float, typer.Option(min=0, max=0.95, help="Share of a window that its neighbours see too; the paper uses 0.75.")
     ] = 0.75,
     cell: Annotated[float, typer.Option(min=0.1, help="Distance of embeddings on the grid, in sides of a patch.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Seed of the noise and of drawn patches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise and of drawn patches.")] = 0,
     device: Device = "auto",
 ) -> None:
     """Make one image of any size from a model of small ones; pixels stream to disk.

@@ -83,14 +83,24 @@ class OpenDiffusers:
             self._go_alone("the pipeline mixes the images of a batch")
 
     def _mixes(self, needs: frozenset[str]) -> bool:
-        """Whether a short look, whatever comes of it, shows the images of one call in each other."""
-        settings = self._settings
-        if "num_inference_steps" in parameters(self._pipe):
-            self._settings = settings | {"num_inference_steps": _probe.STEPS}
+        """Whether a short look, whatever comes of it, shows the images of one call in each other.
+
+        At a small size, which shows it as well; at the recipe's own where the pipeline makes no other.
+        """
+        kind, settings, known = self.kind, self._settings, parameters(self._pipe)
+        own = (kind.height and kind.width and (kind.height, kind.width)) or own_size(self._pipe)
+        small = {} if own is not None and max(own) <= _probe.SIDE else {"height": _probe.SIDE, "width": _probe.SIDE}
         try:
-            return _probe.mixes(self, needs)
+            for sides in (small, {}) if small else ({},):
+                self.kind = kind.model_copy(update=sides)
+                wanted = {"num_inference_steps": _probe.STEPS, **sides}
+                self._settings = settings | {name: value for name, value in wanted.items() if name in known}
+                found = _probe.mixes(self, needs)
+                if found is not None:
+                    return found
+            return False
         finally:
-            self._settings = settings
+            self.kind, self._settings = kind, settings
 
     def _mode(self, needs: frozenset[str]) -> Any:
         if "mask" in needs:

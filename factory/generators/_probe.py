@@ -18,10 +18,10 @@ MIXED = (
 )
 
 
-def mixes(opened: OpenDiffusers, needs: frozenset[str]) -> bool:
+def mixes(opened: OpenDiffusers, needs: frozenset[str]) -> bool | None:
     """Whether the second of two made together differs from the same made alone. Takes a few steps of denoising, twice.
 
-    False also where these cannot be made: the first real batch will say why.
+    None where these cannot be made: at another size they may, else the first real batch will say why.
     """
     both = [_request(needs, seed) for seed in SEEDS]
     try:
@@ -30,7 +30,7 @@ def mixes(opened: OpenDiffusers, needs: frozenset[str]) -> bool:
             return False
         alone = opened.generate(SEEDS[1:], both[1:])[0]
     except UserError:
-        return False
+        return None
     return bool(_distance(alone, second) > MIXED * _distance(first, second))
 
 

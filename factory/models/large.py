@@ -289,8 +289,11 @@ def trained(denoiser: Any) -> tuple[int, int]:
 
 
 def denoiser_of(pipe: Any) -> Any:
-    """A pipeline's denoiser, whatever it is called."""
-    return pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+    """A pipeline's denoiser, whatever it is called. Raises ValueError where it has none."""
+    found = next((part for name in ("unet", "transformer") if (part := getattr(pipe, name, None)) is not None), None)
+    if found is None:
+        raise ValueError(f"{type(pipe).__name__} has no denoiser of images, so that no windows can be cut")
+    return found
 
 
 def factor_of(pipe: Any) -> int:

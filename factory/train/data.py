@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from factory.errors import UserError
+from factory import images
+from factory.errors import Undecodable, UserError
+from factory.sources import _columns, _content
 from factory.train.recipe import SourceSpec
+
+log = logging.getLogger("factory.train")
 
 
 @dataclass(frozen=True)
@@ -31,24 +38,36 @@ class Pictures:
 
 
 def load(spec: SourceSpec) -> Pictures:
-    """Decode a whole labelled split. Raises UserError when it cannot be read, has no label or mixes sizes.
+    """Decode a whole labelled split; what cannot be decoded is left out. Raises UserError when it cannot be read, lacks labels or mixes sizes.
 
     A set all of whose images are stored as grey has one channel, any other three.
     """
-    table = _table(spec)
-    for column in (spec.image, spec.label):
-        if column not in table.column_names:
-            raise UserError(f"{spec.dataset}: no column {column!r}; there are: {', '.join(table.column_names)}")
+    from datasets import Image as ImageFeature
+
+    table, where = _table(spec), f"{spec.dataset}, split {spec.split}"
+    for key, name in (("image", spec.image), ("label", spec.label)):
+        _columns.require(table.features, name, key, where)
     if spec.limit is not None:  # a stretch of rows, so that the others can be held out
         table = table.select(range(min(spec.skip, len(table)), min(spec.skip + spec.limit, len(table))))
-    labels = np.asarray(table[spec.label], dtype=np.int64)
-    names = getattr(table.features[spec.label], "names", None) or [str(c) for c in range(int(labels.max()) + 1)]
-    mode = "L" if all(picture.mode in ("L", "1") for picture in table[spec.image]) else "RGB"
-    pictures = [np.asarray(picture.convert(mode)) for picture in table[spec.image]]
+    labels, names = _columns.labels(list(table[spec.label]), table.features[spec.label], None, where)
+    if labels.min(initial=0) < 0:
+        raise UserError(f"{where}: {(labels < 0).sum()} of {len(labels)} images have no label; this training needs one of each")
+    pictures: list[np.ndarray] = []
+    kept: list[int] = []
+    grey = True
+    for row, cell in enumerate(table.cast_column(spec.image, ImageFeature(decode=False))[spec.image]):
+        try:
+            data = _content.stored_bytes(cell)
+            pictures.append(images.decode(data))
+        except Undecodable as error:
+            log.warning("%s: image %d cannot be decoded and is left out: %s", where, row, error)
+            continue
+        kept.append(row)
+        grey = grey and Image.open(io.BytesIO(data)).mode in ("L", "1")
     if len({picture.shape for picture in pictures}) != 1:
-        raise UserError(f"{spec.dataset}: images differ in size; this training needs one size")
-    pixels = np.stack(pictures)
-    return Pictures(pixels[:, None] if mode == "L" else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels, list(names))
+        raise UserError(f"{where}: " + ("images differ in size; this training needs one size" if pictures else "there are no images"))
+    pixels = np.stack([picture[..., :1] if grey else picture for picture in pictures]).transpose(0, 3, 1, 2)
+    return Pictures(np.ascontiguousarray(pixels), labels[kept].astype(np.int64), names)
 
 
 def _table(spec: SourceSpec) -> Any:
