@@ -23,7 +23,7 @@ from factory.contracts import Context, Source
 from factory.errors import RecipeError, UserError
 from factory.generators.diffusers import Diffusers
 from factory.models.guided import RepresentationDiffusionPipeline
-from factory.models.representation import RepresentationEncoder, timm_tower
+from factory.models.representation import RepresentationEncoder, prepare, timm_tower
 from factory.models.scheduler import GaussianPathScheduler
 from factory.records import Example, Inputs, Request
 from factory.train import loop, prepared, run
@@ -167,6 +167,23 @@ def test_an_encoder_of_several_libraries_is_one_folder(tmp_path: Path) -> None:
     assert np.allclose(found, units.numpy(), atol=1e-5)
     with pytest.raises(UserError, match="images alone"):
         opened.encode_texts(["a cat"])
+
+
+def test_of_a_model_of_images_and_texts_the_half_that_sees_is_taken(tmp_path: Path) -> None:
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    whole = CLIPModel(CLIPConfig(text_config=small, vision_config={**small, "image_size": 16, "patch_size": 8}, projection_dim=8)).eval()
+    whole.save_pretrained(tmp_path)
+    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    encoder = RepresentationEncoder.open([f"transformers:{tmp_path}"])
+    pictures = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        seen = whole.vision_model(prepare(pictures / 255, encoder.config.towers[0])).pooler_output
+    assert torch.allclose(encoder.encode_image(pictures), F.normalize(seen, dim=-1), atol=1e-4)
+    encoder.save_pretrained(tmp_path / "own")
+    again = RepresentationEncoder.from_pretrained(tmp_path / "own")
+    assert torch.equal(again.encode_image(pictures), encoder.encode_image(pictures))
 
 
 def test_whitening_gives_uncorrelated_directions() -> None:

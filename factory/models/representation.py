@@ -170,9 +170,15 @@ def _open_timm(name: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _open_transformers(name: str) -> tuple[nn.Module, dict[str, Any]]:
-    from transformers import AutoImageProcessor, AutoModel
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-    network = AutoModel.from_pretrained(name, use_safetensors=True)
+    seeing = getattr(AutoConfig.from_pretrained(name), "vision_config", None)  # half of a model of images and texts
+    if seeing is None:
+        network = AutoModel.from_pretrained(name, use_safetensors=True)
+    else:
+        with torch.device("meta"):
+            kind = type(AutoModel.from_config(seeing))
+        network = kind.from_pretrained(name, config=seeing, use_safetensors=True)
     processor = AutoImageProcessor.from_pretrained(name)
     asked = getattr(processor, "crop_size", None) or processor.size
     size = asked.get("height") or asked.get("shortest_edge")
