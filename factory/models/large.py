@@ -110,7 +110,7 @@ def reference_grid(pipe: RepresentationDiffusionPipeline, image: np.ndarray, spa
     """
     side = pipe.sample_size
     if min(image.shape[0] - side[0], image.shape[1] - side[1]) < 0:
-        raise ValueError(f"the reference is {image.shape[0]}×{image.shape[1]}, smaller than the patches of {side[0]}×{side[1]}")
+        raise ValueError(f"the reference is {image.shape[0]}×{image.shape[1]}, smaller than the patches of {side[0]}×{side[1]}; enlarge it")
     rows, columns = (
         np.rint(np.linspace(0, length - one, max(1, round((length - one) / (one * spacing)) + 1))).astype(int)
         for length, one in zip(image.shape[:2], side, strict=True)
