@@ -136,7 +136,10 @@ def _grid(pipe: Any, reference: Path | None, patches: Path | None, height: int, 
         return large.reference_grid(pipe, _read(reference), cell)
     from factory.sources.folder import Folder
 
-    table = Folder(dataset=str(patches), label=None).open()
+    try:
+        table = Folder(dataset=str(patches), label=None).open()
+    except UserError as error:
+        raise UserError(f"--patches: {error}") from error
     rng = seeds.rng(seed, "patches")
     counts = [max(1, round((length - side) / (side * cell)) + 1) for length, side in zip((height, width), pipe.sample_size, strict=True)]
     known = rng.permutation(len(table))[: counts[0] * counts[1]]

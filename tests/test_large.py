@@ -176,7 +176,9 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert tifffile.imread(tmp_path / "big.tif").shape == (32, 48, 3)
     before = (tmp_path / "big.tif").read_bytes()
-    (tmp_path / "small.tif").mkdir()
+    for name in ("small.tif", "broken"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "broken" / "torn.png").write_bytes(b"no picture")
     tifffile.imwrite(tmp_path / "few.tif", np.zeros((4, 40, 3), np.uint8))
     given = [*base, "--reference", str(tmp_path / "reference.tif")]
     for arguments, word in (
@@ -184,7 +186,8 @@ def test_the_command_line(tmp_path: Path) -> None:
         ([*base, "--reference", str(tmp_path / "no.png")], "no file"),
         ([*base, "--reference", str(tmp_path)], "no file"),
         ([*base, "--reference", str(tmp_path / "few.tif")], "smaller than the patches"),
-        ([*base, "--patches", str(tmp_path / "model")], "--patches: not one image"),
+        ([*base, "--patches", str(tmp_path / "broken")], "--patches: not one image"),
+        ([*base, "--patches", str(tmp_path / "model")], "--patches: "),
         ([*base[:3], "12", *base[4:]], "HEIGHTxWIDTH"),
         ([*given, "--size", "33x48"], "multiples"),
         ([*given, "--size", "0x48"], "at least"),
