@@ -504,5 +504,9 @@ def test_embeddings_are_drawn_from_a_prior(of: str, pipeline: Path, photos: Path
     generator.check(frozenset({"image_embedding"}), [])
     assert generator.generate([1, 2], [given, again])[0].shape == (16, 16, 3)
     if of == "class":
+        with pytest.raises(UserError, match="trained for this pipeline"):
+            generator.generate([1], [Inputs(embedding=np.ones((1, 7), np.float32))])
+        with pytest.raises(UserError, match="no folder that kind: embedding_prior wrote"):
+            EmbeddingPrior(model=str(pipeline / "transformer")).open(Context(table, table.class_names, 0, "cpu", tmp_path))
         with pytest.raises(UserError, match="no class"):
             EmbeddingPrior(model=str(out)).open(Context(table, ["swan"], 0, "cpu", tmp_path))

@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from factory import train
+from factory import kinds, train
+from factory.contracts import Source
 from factory.errors import RecipeError, UserError
+from factory.evaluate.cards import trained_on_test
 from factory.records import Inputs
 from factory.train import loop
 from tests.test_generators import few_threads, folder, opened  # noqa: F401  fixtures
@@ -77,10 +79,22 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_a_lora_says_what_it_has_seen(folder: Callable[[str], Path], image_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    train.run(recipe(tmp_path, folder("embedding_diffusion"), image_folder, 1), [])
+    seen, other = (kinds.nested("sources", Source, {"dataset": str(image_folder), "shots": 3, "seed": seed}).open() for seed in (0, 1))  # type: ignore[attr-defined]
+    generator = {"model": "base", "loras": [{"model": str(tmp_path / "lora"), "scale": 1.0}]}
+    assert (
+        trained_on_test([generator], seen, {"dataset": "elsewhere"}).ids
+        and not trained_on_test([generator], other, {"dataset": "elsewhere"}).ids
+    )
+
+
 def test_what_cannot_be_trained_is_named(folder: Callable[[str], Path], image_folder: Path, tmp_path: Path) -> None:  # noqa: F811
     with pytest.raises(UserError, match="pipelines with a UNet and on the factory's own"):
         train.run(recipe(tmp_path, folder("dit"), image_folder, targets="[to_q]"), [])
     with pytest.raises(UserError, match="has no module called like nothing"):
         train.run(recipe(tmp_path, folder("stable_diffusion"), image_folder, targets="[nothing]"), [])
+    with pytest.raises(UserError, match="resolution: 30 is no multiple of 4"):
+        train.run(recipe(tmp_path, folder("embedding_diffusion"), image_folder, resolution="30"), [])
     with pytest.raises(RecipeError, match="shoots"):
         train.run(recipe(tmp_path, folder("stable_diffusion"), image_folder, source=f"{{dataset: {image_folder}, shoots: 3}}"), [])

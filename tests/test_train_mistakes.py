@@ -174,17 +174,18 @@ def test_pictures_of_every_kind_are_read_and_broken_ones_left_out(tmp_path: Path
     from factory.train.recipe import SourceSpec
 
     folder, noise = tmp_path / "set" / "one", np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    Image.fromarray(noise.integers(0, 256, (8, 6), np.uint8)).save(folder / "a.png")
+    for name in ("one/a", "two/e"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True)
+        Image.fromarray(noise.integers(0, 256, (8, 6), np.uint8)).save(tmp_path / "set" / f"{name}.png")
     grey = data.load(SourceSpec(dataset=str(tmp_path / "set")))
-    assert grey.pixels.shape == (1, 1, 8, 6)
+    assert grey.pixels.shape == (2, 1, 8, 6)
     Image.fromarray(np.full((8, 6), 40_000, np.uint16)).save(folder / "b.png")
     Image.fromarray(np.zeros((8, 6, 4), np.uint8), "RGBA").save(folder / "c.png")
     (folder / "d.png").write_bytes(b"no picture")
     mixed = data.load(SourceSpec(dataset=str(tmp_path / "set")))
-    assert mixed.pixels.shape == (3, 3, 8, 6) and "image 3 cannot be decoded" in caplog.text
+    assert mixed.pixels.shape == (4, 3, 8, 6) and "image 3 cannot be decoded" in caplog.text
     assert abs(int(mixed.pixels[1].max()) - 155) <= 1 and (mixed.pixels[2] == 255).all()
-    assert mixed.labels.tolist() == [0, 0, 0] and mixed.class_names == ["one"]
+    assert mixed.labels.tolist() == [0, 0, 0, 1] and mixed.class_names == ["one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -204,3 +205,16 @@ def test_labels_are_read_as_sources_read_them(labels: list[Any], word: str | Non
         return
     with pytest.raises(UserError, match=word):
         data.load(spec)
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_is_told(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+    import io
+
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop, "open", lambda path, mode: Full(), raising=False)
+    with pytest.raises(UserError, match="the disk is full"):
+        train("autoencoder", image_folder, tmp_path / "out")

@@ -33,8 +33,10 @@ class EmbeddingPrior(Condition):
 
         try:
             prior = EmbeddingPriorModel.from_pretrained(self.model, use_safetensors=True).eval().requires_grad_(False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"condition embedding_prior: cannot open model {self.model}: {error}") from error
+        except Exception as error:  # what another kind of training wrote fails in its own way
+            raise UserError(
+                f"condition embedding_prior: {self.model} is no folder that kind: embedding_prior wrote: {error} ({type(error).__name__})"
+            ) from error
         known = list(prior.config.class_names)
         missing = [name for name in context.class_names if name not in known] if prior.config.given == "class" else []
         if missing:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from factory.errors import UserError
 from factory.images import to_pil
 from factory.records import Inputs
 
@@ -97,6 +98,12 @@ def mix(route: EmbedRoute, inputs: Sequence[Inputs]) -> Any:
     for one in inputs:
         if one.embedding is not None:
             given = torch.from_numpy(one.embedding).to(route.target._execution_device)
+            wide = getattr(getattr(route.target, "encoder", None), "embed_dim", given.shape[-1])
+            if given.shape[-1] != wide:
+                raise UserError(
+                    f"condition: it draws embeddings of {given.shape[-1]} numbers and the generator's encoder makes {wide}; use a model that "
+                    "was trained for this pipeline"
+                )
             rows.append(given if route.several else given[None] if len(given) > 1 else given)
             continue
         own = encoded[start : start + len(one.images)]

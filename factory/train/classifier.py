@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from factory.models.classifier import SmallClassifier
 from factory.train import data, loop
 from factory.train.recipe import Classifier
+from factory.train.summary import write_facts
 
 log = logging.getLogger("factory.train")
 
@@ -40,6 +41,7 @@ def train(recipe: Classifier) -> None:
     model.train()
     loop.run(recipe, {"model": model, "optimizer": optimizer}, step, made_from=pictures.identity)
     model.eval().half().save_pretrained(recipe.out)
+    write_facts(recipe, len(pictures), {}, labels_used=True)
     loop.finish(recipe)
 
 

@@ -18,6 +18,7 @@ from factory.models.clip import ClipEncoder
 from factory.models.pixels import unit
 from factory.train import captions, data, loop
 from factory.train.recipe import Clip
+from factory.train.summary import write_facts
 
 log = logging.getLogger("factory.train")
 PAD, BOS, EOS, UNKNOWN = "[PAD]", "[BOS]", "[EOS]", "[UNK]"
@@ -53,6 +54,7 @@ def train(recipe: Clip) -> None:
     encoder.train()
     loop.run(recipe, {"encoder": encoder.model, "optimizer": optimizer}, step, made_from=pictures.identity)
     encoder.eval().save_pretrained(recipe.out)
+    write_facts(recipe, len(pictures), {}, labels_used=True)
     loop.finish(recipe)
 
 

@@ -22,6 +22,7 @@ from factory.models.transformer import PatchTransformer
 from factory.train import captions, data, loop
 from factory.train.data import Pictures
 from factory.train.recipe import Diffusion
+from factory.train.summary import write_facts
 
 log = logging.getLogger("factory.train")
 
@@ -63,6 +64,7 @@ def train(recipe: Diffusion) -> None:
     loop.run(recipe, {"model": model, "average": average, "optimizer": optimizer}, step, made_from=pictures.identity)
     averaged: Any = average.module
     EmbeddingDiffusionPipeline(averaged.eval().half(), FlowMatchEulerDiscreteScheduler(), clip).save_pretrained(recipe.out)
+    write_facts(recipe, len(pictures), {}, labels_used=True)
     loop.finish(recipe)
 
 

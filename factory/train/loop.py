@@ -215,7 +215,12 @@ def _save(path: Path, recipe: Training, step: int, state: dict[str, Any], made_f
     saved = {"step": step, "recipe": json.dumps(_identity(recipe)), "made_from": made_from, "state": parts}
 
     def write(scratch: Path) -> None:
-        with open(scratch, "wb") as file:  # torch itself does not say that a disk is full
-            torch.save(saved, file)
+        with open(scratch, "wb") as file:
+            try:
+                torch.save(saved, file)
+            except RuntimeError as error:  # torch says that it could not write, and the file why: a full disk
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     write_atomically(path, write)

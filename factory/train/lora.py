@@ -17,6 +17,7 @@ from factory.models.pixels import signed
 from factory.prepare import ParentCache
 from factory.train import loop
 from factory.train.recipe import Lora
+from factory.train.summary import write_facts
 
 log = logging.getLogger("factory.train")
 Loss = Callable[[torch.Tensor, list[str], np.random.Generator], torch.Tensor]
@@ -25,15 +26,17 @@ ATTENTION = {"unet": ["to_q", "to_k", "to_v", "to_out.0"], "transformer": ["qkv"
 
 def train(recipe: Lora) -> None:
     """Train and write `recipe.out/pytorch_lora_weights.safetensors`, which `generator.loras` loads. Raises UserError."""
-    from peft import LoraConfig
-
-    pipe, table = _pipeline(recipe), recipe.source.open()
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise UserError("kind: lora needs peft; run `pip install synthetic-dataset-factory[lora]`") from error
+    table, pipe = recipe.source.open(), _pipeline(recipe)
     part = "unet" if getattr(pipe, "unet", None) is not None else "transformer"
+    loss_of: Loss = _latent_loss(pipe) if part == "unet" else _flow_loss(pipe)
     denoiser = getattr(pipe, part)
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
             module.requires_grad_(False)
-    loss_of: Loss = _latent_loss(pipe) if part == "unet" else _flow_loss(pipe)
     torch.manual_seed(recipe.seed)
     targets = recipe.targets or ATTENTION[part]
     try:
@@ -43,6 +46,9 @@ def train(recipe: Lora) -> None:
     weights = [p for p in denoiser.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
     size = recipe.resolution or _own_size(pipe)
+    step_of_size = pipe.vae_scale_factor if part == "unet" else denoiser.config.patch
+    if size % step_of_size:
+        raise UserError(f"resolution: {size} is no multiple of {step_of_size}, which {type(pipe).__name__} asks for")
     read = ParentCache(table).read
     names = table.class_names
     log.info("%d images, %.2f M weights in %d adapters", len(table), sum(p.numel() for p in weights) / 1e6, len(weights) // 2)
@@ -60,6 +66,7 @@ def train(recipe: Lora) -> None:
     adapter = _Adapter(denoiser)
     loop.run(recipe, {"adapter": adapter, "optimizer": optimizer}, step, made_from=table.fingerprint)
     _save(pipe, part, adapter, recipe)
+    write_facts(recipe, len(table), {"weights": sum(p.numel() for p in weights)}, "{label}" in recipe.prompt, table.fingerprint)
     loop.finish(recipe)
 
 

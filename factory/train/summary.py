@@ -10,29 +10,35 @@ from typing import Any
 
 from factory.files import write_json
 from factory.train.prepared import Prepared
-from factory.train.recipe import Streamed
+from factory.train.recipe import Streamed, Training
 
 LIBRARIES = ("torch", "diffusers", "timm", "accelerate")
 
 
-def write_training(recipe: Streamed, data: Prepared, facts: dict[str, Any], labels_used: bool = False) -> None:
-    """training.json: the recipe, what it was trained on (fingerprint, split, rows) and the facts; README.md says the same in words."""
+def write_facts(
+    recipe: Training, images: int, facts: dict[str, Any], labels_used: bool, fingerprint: str | None = None, undecodable: int = 0
+) -> dict[str, Any]:
+    """training.json: the recipe, what it was trained on (fingerprint where it is known, split, images) and the facts; returns what it says.
+
+    An evaluation reads it, to refuse a model that has seen the test images.
+    """
     said = _public(recipe.model_dump(mode="json", exclude={"out"}))
-    images = said["source"].get("images", said["source"])  # patches are of images
+    source = said["source"].get("images", said["source"])  # patches are of images
+    trained_on = {"dataset": source["dataset"], "split": source.get("split"), "fingerprint": fingerprint, "images": images}
     what = {
         "recipe": said,
-        "trained_on": {
-            "dataset": images["dataset"],
-            "split": images.get("split"),
-            "fingerprint": data.table.fingerprint,
-            "images": len(data),
-            "undecodable": len(data.table) - len(data),
-            "labels_used": labels_used,
-        },
+        "trained_on": {**trained_on, "undecodable": undecodable, "labels_used": labels_used},
         "facts": facts,
         "versions": {name: version(name) for name in LIBRARIES},
     }
     write_json(recipe.out / "training.json", what)
+    return what
+
+
+def write_training(recipe: Streamed, data: Prepared, facts: dict[str, Any], labels_used: bool = False) -> None:
+    """training.json, and README.md that says the same in words."""
+    missing = len(data.table) - len(data)
+    what = write_facts(recipe, len(data), facts, labels_used, data.table.fingerprint, missing)
     sample = "\n![Parents, each followed by its variations](samples.png)\n" if (recipe.out / "samples.png").exists() else ""
     text = f"""---
 library_name: diffusers
@@ -40,7 +46,7 @@ tags: [synthetic-dataset-factory, {recipe.kind}]
 ---
 # {recipe.out.name}
 
-A `{recipe.kind}` model, trained {"with" if labels_used else "without"} labels on {len(data):,} images of `{what["trained_on"]["dataset"]}`, split `{images.get("split")}`,
+A `{recipe.kind}` model, trained {"with" if labels_used else "without"} labels on {len(data):,} images of `{what["trained_on"]["dataset"]}`, split `{what["trained_on"]["split"]}`,
 at {recipe.size[1]}×{recipe.size[0]} pixels, in {recipe.steps:,} steps of {recipe.batch}. {date.today().isoformat()}, {platform.machine()}.
 {sample}
 ```json
