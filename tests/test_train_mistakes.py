@@ -20,6 +20,9 @@ TINY: dict[str, dict[str, Any]] = {
     "representation": {"backbone": "resnet10t", "arguments": {"channels": [8, 8, 16, 16], "stem_width": 8}, "projector": 16},
     "representation_diffusion": {"encoder": "efficientnet_lite0@32", "width": 32, "depth": 1, "heads": 2},
     "embedding_prior": {"pipeline": "/nowhere"},
+    "diffusion": {"clip": "/nowhere", "size": None},
+    "clip": {"size": None},
+    "classifier": {"size": None},
 }
 
 
@@ -30,7 +33,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def train(kind: str, photos: Path, out: Path, **more: Any) -> Path:
     path = out.parent / "recipe.yaml"
-    path.write_text(json.dumps({"kind": kind, "source": {"dataset": str(photos)}, "out": str(out), **BASE, **TINY[kind], **more}))
+    said = {"kind": kind, "source": {"dataset": str(photos)}, "out": str(out), **BASE, **TINY[kind], **more}
+    path.write_text(json.dumps({key: value for key, value in said.items() if value is not None}))
     run(path, [], None)
     return out
 
@@ -62,6 +66,7 @@ def stopped(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("autoencoder", {"size": 17, "widths": [8, 8, 8]}, "multiple of 4"),
         ("autoencoder", {"widths": [12, 20]}, "groups"),
         ("autoencoder", {"accumulate": 2}, "accumulate"),
+        ("clip", {"text_width": 18}, "equal parts"),
         ("representation", {"crop": [1.0, 0.3]}, "comes first"),
         ("representation", {"crop": [0.3, 2.0]}, "less than or equal to 1"),
     ],
@@ -140,6 +145,16 @@ def test_what_is_no_encoder_is_named(image_folder: Path, tmp_path: Path) -> None
         train("representation_diffusion", image_folder, tmp_path / "out", encoder=str(vae))
     with pytest.raises(UserError, match="is no pipeline"):
         train("embedding_prior", image_folder, tmp_path / "out", pipeline=str(vae))
+    with pytest.raises(UserError, match="images are 24×20"):
+        train("diffusion", image_folder, tmp_path / "out")
+    for number, picture in enumerate(sorted(image_folder.rglob("*.png"))):
+        Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(picture)
+    with pytest.raises(UserError, match="patch: 3 divides"):
+        train("diffusion", image_folder, tmp_path / "out", patch=3)
+    with pytest.raises(UserError, match="/nowhere is no folder that kind: clip wrote"):
+        train("diffusion", image_folder, tmp_path / "out")
+    with pytest.raises(UserError, match="skip: 99 leaves none of 12"):
+        train("classifier", image_folder, tmp_path / "out", source={"dataset": str(image_folder), "skip": 99, "limit": 3})
     with pytest.raises(UserError, match="for 16 pixels"):
         train("representation", image_folder, tmp_path / "out", backbone="vit_tiny_patch16_224", arguments={"depth": 1})
 

@@ -49,6 +49,8 @@ def load(spec: SourceSpec) -> Pictures:
         if column not in table.column_names:
             hint = "; a folder needs a sub-folder for each of two classes or more" if Path(spec.dataset).is_dir() else ""
             raise UserError(f"{where}: no column {column!r}; there are: {', '.join(table.column_names)}{hint}")
+    if spec.limit is not None and spec.skip >= len(table):
+        raise UserError(f"{where}: skip: {spec.skip} leaves none of {len(table)} images")
     if spec.limit is not None:  # a stretch of rows, so that the others can be held out
         table = table.select(range(min(spec.skip, len(table)), min(spec.skip + spec.limit, len(table))))
     labels, names = _columns.labels(list(table[spec.label]), table.features[spec.label], None, where)

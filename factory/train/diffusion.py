@@ -15,6 +15,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from torch.nn import functional as F
 
 from factory import seeds
+from factory.errors import UserError
 from factory.models.clip import ClipEncoder
 from factory.models.pipeline import EmbeddingDiffusionPipeline
 from factory.models.pixels import signed
@@ -30,7 +31,7 @@ log = logging.getLogger("factory.train")
 def train(recipe: Diffusion) -> None:
     """Train and write `recipe.out`, a diffusers pipeline folder with the averaged weights in float16."""
     pictures = data.load(recipe.source)
-    clip = ClipEncoder.from_pretrained(recipe.clip)
+    clip = _open(recipe, *pictures.pixels.shape[2:])
     image_embeds = encode_images(clip, pictures.pixels, recipe.bf16)
     text_embeds, text_rows = encode_captions(clip, pictures, recipe)
     torch.manual_seed(recipe.seed)
@@ -66,6 +67,18 @@ def train(recipe: Diffusion) -> None:
     EmbeddingDiffusionPipeline(averaged.eval().half(), FlowMatchEulerDiscreteScheduler(), clip).save_pretrained(recipe.out)
     write_facts(recipe, len(pictures), {}, labels_used=True)
     loop.finish(recipe)
+
+
+def _open(recipe: Diffusion, height: int, width: int) -> ClipEncoder:
+    """The encoder that conditions the model. Raises UserError, first of all for images of a size that the model cannot have."""
+    if height != width or height % recipe.patch:
+        raise UserError(
+            f"source: images are {height}×{width}; this training needs square ones, of a side that patch: {recipe.patch} divides"
+        )
+    try:
+        return ClipEncoder.from_pretrained(recipe.clip)
+    except Exception as error:  # what another kind of training wrote fails in its own way
+        raise UserError(f"clip: {recipe.clip} is no folder that kind: clip wrote: {error} ({type(error).__name__})") from error
 
 
 def kept(recipe: Diffusion, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -67,6 +67,12 @@ class Clip(Training):
     words: Literal["fashion", "plain"] = Field("fashion", description="What captions say beside the class; plain fits any set.")
     self_supervised: float = Field(0.5, ge=0, description="Weight of the NT-Xent loss between two views.")
 
+    @model_validator(mode="after")
+    def _heads_share_width(self) -> Clip:
+        if self.text_width % self.text_heads:
+            raise ValueError(f"text_heads: a width of {self.text_width} cannot be cut into {self.text_heads} equal parts")
+        return self
+
 
 class Classifier(Training):
     """A small convolutional classifier, independent of everything that generates: a judge for benches."""

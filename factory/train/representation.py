@@ -7,6 +7,7 @@ with its two large crops).
 from __future__ import annotations
 
 import copy
+import importlib.util
 import logging
 from typing import Any
 
@@ -24,10 +25,13 @@ from factory.train.recipe import Representation
 from factory.train.summary import write_training
 
 log = logging.getLogger("factory.train")
+NEEDED = "kind: representation needs kornia and lightly; run `pip install synthetic-dataset-factory[train]`"
 
 
 def train(recipe: Representation) -> None:
     """Train and write `recipe.out`, a folder for `encoder:` of a representation_diffusion recipe and for every `model:` of an encoder."""
+    if importlib.util.find_spec("lightly") is None:
+        raise UserError(NEEDED)
     data = prepared.prepare(recipe)
     device = loop.device()
     torch.manual_seed(recipe.seed)
@@ -86,7 +90,7 @@ def make_views(recipe: Representation, size: int) -> nn.Module:
     try:
         import kornia.augmentation as K
     except ImportError as error:
-        raise UserError("kind: representation needs kornia and lightly; run `pip install synthetic-dataset-factory[train]`") from error
+        raise UserError(NEEDED) from error
     steps: list[Any] = [K.RandomResizedCrop((size, size), scale=recipe.crop, ratio=(0.8, 1.25), p=1.0)]
     if recipe.flips != "none":
         steps.append(K.RandomHorizontalFlip(p=0.5))
