@@ -187,7 +187,8 @@ def test_few_shots_of_a_run_and_a_long_tail(world: World) -> None:
     found = world.evaluate(run, protocol="few_shot", shots=[2, 4], **options)
     assert [(row["labels"], row["arm"]) for row in found["utility"]["rows"]] == [(k, arm) for k in (2, 4) for arm in ARMS]
     assert "fidelity" not in found and "memorisation" not in found
-    tail = world.evaluate(run, protocol="long_tail", most=8, tail=4, **options)
+    tail = world.evaluate(run, test=f"{{dataset: {world.test}, classes: [finch]}}", protocol="long_tail", most=8, tail=4, **options)
+    assert found["utility"]["protocol"]["untested"] == [] and tail["utility"]["protocol"]["untested"] == ["heron"]
     row = tail["utility"]["rows"][0]
     assert row["labels"] is None and row["many"] is None and row["few"] is not None  # 8 and 2 images
     with pytest.raises(UserError, match="shots: class 'finch' has"):

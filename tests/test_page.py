@@ -165,6 +165,16 @@ def test_an_evaluation_comes_first_and_in_full(evaluated: Path) -> None:
     assert "1 min 15 s" in page.texts["cost"]
 
 
+def test_classes_that_nobody_tests_are_named(evaluated: Path) -> None:
+    stored = evaluation()
+    for untested, said in (([], ""), (["heron <i>& co"], "There is no test image of heron <i>& co: nothing here is told of it.")):
+        stored["utility"]["protocol"] = {"untested": untested}
+        (evaluated / "evaluation.json").write_text(json.dumps(stored), encoding="utf-8")
+        render.write(evaluated, evaluated / "report.html")
+        shown = Page((evaluated / "report.html").read_text(encoding="utf-8")).texts["utility"]
+        assert said in shown and ("no test image" in shown) is bool(untested)
+
+
 def test_tables_of_many_classes_scroll_in_themselves(evaluated: Path) -> None:
     for count, tall in ((1, 0), (40, 1)):
         stored = evaluation()

@@ -56,6 +56,11 @@ class Evidence:
         """Rows of test with a class."""
         return np.flatnonzero(self.test.labels >= 0)
 
+    @property
+    def untested(self) -> list[str]:
+        """Classes of which there is no test image."""
+        return [name for c, name in enumerate(self.class_names) if not (self.test.labels == c).any()]
+
     @cached_property
     def unseen(self) -> list[int]:
         """Rows of test that are no real training images, pixel by pixel."""

@@ -125,6 +125,7 @@ def _utility(evidence: Evidence, planned: Draws, folder: Path) -> dict[str, Any]
     protocol: dict[str, Any] = {
         "name": settings.protocol,
         "classes": evidence.class_names,
+        "untested": evidence.untested,
         "training_images": sorted({len(draw.real) for draw in planned.draws}),
         "validation_images": len(planned.validation),
         "test_images": len(evidence.test),
