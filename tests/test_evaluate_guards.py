@@ -113,12 +113,15 @@ def test_a_test_set_that_shows_the_training_images_again_is_a_leak() -> None:
     assert not found.passed and len(found.ids) == 5 and found.ids[2].startswith("test 2 ~ r2 (0.")
 
 
-def test_images_of_one_colour_are_told_apart_by_features_alone() -> None:
+def test_images_of_one_colour_are_copies_of_nobody() -> None:
     flat = np.zeros((3, 32, 32, 3), np.uint8) + np.array([0, 128, 255], np.uint8)[:, None, None, None]
     real = np.concatenate([pictures(20, 0), flat[1:2]])
     assert copies.nearest(space(flat[[0, 2]]), space(real)).ratio.min() > 0.4
-    same = copies.space(np.eye(64)[:2], flat[[1, 1]])
-    assert copies.nearest(same, same).ratio.tolist() == [0, 0]
+    speck = flat[1:2].copy()
+    speck[:, 8:16, 8:16] = 255  # something to see
+    same = copies.space(np.eye(64)[:3], np.concatenate([flat[[1, 1]], speck]))
+    assert copies.nearest(same, same).ratio.tolist() == [1, 1, 0]
+    assert copies.nearest(same.take([2]), same).ratio.tolist() == [0]
 
 
 def test_checks_name_ids_and_are_raised_together() -> None:

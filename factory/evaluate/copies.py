@@ -1,7 +1,8 @@
 """Who is a copy of whom: nearest real images in two spaces, as a share of the distance that real images keep from each other.
 
 A network's features see the same object again; thumbnails see the same pixels again after re-encoding, noise, blur, a mirror, a small shift or crop,
-which features of small images do not bear. A copy in either is a copy.
+which features of small images do not bear. A copy in either is a copy. An image of one colour shows nothing and is nobody's copy: the empty fields
+of a microscope are all alike.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ THUMBNAIL = 8  # pixels a side
 SAME = 2e-3  # up to this distance two images are one: what is left of zero in sums of 32-bit floats
 TYPICAL = 500  # reference images that tell the typical spacing
 SHIFT = 1 / 28  # of a side
+BLANK = 2.0  # levels of 255: the standard deviation of every channel up to which there is nothing to see
 _LEAST = 0.1  # of the typical spacing: a duplicate within the real images must not make its neighbours infinitely far from copies
 
 
@@ -34,22 +36,24 @@ class Nearest(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Images where copies are looked for. units: float32 [N, D].  thumbs: float32 [N, 192].  views: of each, float32 [V, N, 192]."""
+    """Images where copies are looked for. units: float32 [N, D].  thumbs: float32 [N, 192].  views: of each, float32 [V, N, 192].  blank: bool [N]."""
 
     units: np.ndarray
     thumbs: np.ndarray
     views: np.ndarray
+    blank: np.ndarray
 
     def take(self, rows: Sequence[int]) -> Space:
         """Some of the images."""
-        return Space(self.units[rows], self.thumbs[rows], self.views[:, rows])
+        return Space(self.units[rows], self.thumbs[rows], self.views[:, rows], self.blank[rows])
 
 
 def space(features: np.ndarray, small: np.ndarray) -> Space:
     """features: float [N, D].  small: uint8 [N, S, S, 3], the same images."""
     units = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
     views = [_thumbnails(view) for face in (small, small[:, :, ::-1]) for view in _views(face)]
-    return Space(units.astype(np.float32), views[0], np.stack(views))
+    blank = small.reshape(len(small), -1, 3).std(1).max(1) <= BLANK
+    return Space(units.astype(np.float32), views[0], np.stack(views), blank)
 
 
 def _views(images: np.ndarray) -> Iterator[np.ndarray]:
@@ -92,7 +96,8 @@ def nearest(queries: Space, reference: Space, among: Space | None = None) -> Nea
     smaller, chosen = np.argmin(ratios, 0), np.arange(ratios.shape[1])
     row = np.stack(rows)[smaller, chosen]
     distance = np.linalg.norm(queries.units - reference.units[row], axis=1)
-    return Nearest(row, distance, ratios[smaller, chosen])
+    ratio = ratios[smaller, chosen]
+    return Nearest(row, distance, np.where(queries.blank, np.maximum(ratio, 1), ratio))
 
 
 def _spaces(queries: Space, reference: Space, among: Space | None) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]]:
