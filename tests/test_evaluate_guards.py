@@ -191,6 +191,11 @@ def test_cards_of_trained_folders_are_read_by_fingerprint_and_split(tmp_path: Pa
     assert not passed("data/birds", "validation", fingerprint="1", dataset="shared/birds", split="train+validation")
     assert not passed("data/birds", "train[50%:]", fingerprint="1", dataset="shared/birds", split="train")
     assert passed("data/birds", "train[50%:]", fingerprint="1", dataset="shared/birds", split="train[:50%]")
+    assert passed(
+        "birds/train.parquet", "train[50%:]", fingerprint="1", dataset="birds/train.parquet", split="train[:50%]"
+    )  # one file, two halves
+    assert not passed("birds/train.parquet", "train[50%:]", fingerprint="1", dataset="birds/train.parquet", split="train")
+    assert not passed("birds/test.parquet", "train[50%:]", fingerprint="1", dataset="birds/test.parquet", split="train[:50%]")
     assert passed("data/birds/test", "train", fingerprint="1", dataset="birds/train", split="train")  # two folders without splits
     assert not passed("data/birds/test", "train", fingerprint="1", dataset="birds/test", split="train")
     assert passed("data/test-tubes", fingerprint="1", dataset="data/test-tubes", split="train")

@@ -58,13 +58,15 @@ def _reasons(facts: Mapping[str, Any], text: str, test: Table, source: Mapping[s
 
 
 def _named(source: Mapping[str, Any]) -> tuple[str, str]:
-    """(dataset, split); a folder or file that is called train or test is that split, whatever the split is said to be."""
+    """(dataset, split); a folder or file that is called train or test is that split, whatever the split is said to be; slices of it stay slices."""
     inner = source.get("images")
     source = inner if isinstance(inner, Mapping) else source  # patches are of images
     dataset, split = str(source.get("dataset") or ""), str(source.get("split") or "")
     path = Path(dataset.lower())
     name = re.split(r"[-_.]", path.name)[0] if path.suffix in (".parquet", ".tar") else path.name
-    return dataset, name if name in _SPLITS else split
+    if name not in _SPLITS:
+        return dataset, split
+    return dataset, "+".join(name + "".join(part.partition("[")[1:]) for part in split.split("+"))
 
 
 def _holds(trained: str, tested: str) -> bool:
