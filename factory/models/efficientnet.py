@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import Any
 
@@ -42,7 +43,7 @@ class EfficientNetLite(nn.Module):
 
 def is_offline(name: str) -> bool:
     """Whether this names a network of this family, as "efficientnet_lite1@64"; `parsed` knows whether there is such a one."""
-    return name.startswith("efficientnet_lite")
+    return re.fullmatch(r"efficientnet_lite\d+(@.*)?", name) is not None
 
 
 def parsed(name: str) -> tuple[str, int]:

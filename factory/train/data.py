@@ -34,7 +34,9 @@ class Pictures:
     @property
     def identity(self) -> str:
         """Hex digest of the pixels and labels."""
-        return hashlib.sha256(self.pixels.tobytes() + self.labels.tobytes()).hexdigest()[:32]
+        total = hashlib.sha256(np.ascontiguousarray(self.pixels).data)
+        total.update(np.ascontiguousarray(self.labels).data)
+        return total.hexdigest()[:32]
 
 
 def load(spec: SourceSpec) -> Pictures:

@@ -21,6 +21,8 @@ from factory.train.recipe import RepresentationDiffusion
 
 log = logging.getLogger("factory.train")
 FITTED = 20_000  # images at most that whitening is fitted to
+# Fitted again at every start, to other last bits on another machine or with other threads: no part of what a checkpoint was made from.
+WHITENING = ("dim", "projected", "centre", "projection")
 EXACT_ROWS = 49_999  # images up to which each one's neighbours are searched exactly: the time grows with their square
 
 
@@ -48,7 +50,7 @@ def read(recipe: RepresentationDiffusion, data: Prepared, encoder: Representatio
     views = data.symmetries(recipe.flips, recipe.views)
     embeds = embeddings(data, encoder, recipe.scales, views)
     near = neighbours(np.asarray(embeds[0, :, 0], np.float32), recipe.neighbours) if recipe.neighbours else None
-    made_from = f"{data.identity} {digest(encoder)}"
+    made_from = f"{data.identity} {digest(encoder, WHITENING)}"
     if shape is None:
         return Arrays(data.pixels, embeds, views, near, made_from)
     own = digest(vae)
@@ -109,12 +111,16 @@ def _wide(encoder: RepresentationEncoder, data: Prepared, rows: np.ndarray, batc
     return torch.cat(parts)
 
 
-def digest(module: torch.nn.Module) -> str:
-    """Of a model's configuration and weights."""
+def digest(module: torch.nn.Module, without: Sequence[str] = ()) -> str:
+    """Of a model's configuration and weights, but for some."""
     config: Any = module.config
-    said = {name: value for name, value in dict(config).items() if not name.startswith("_")}  # diffusers' own notes differ by process
+    said = {
+        name: value for name, value in dict(config).items() if not name.startswith("_") and name not in without
+    }  # diffusers' own notes differ by process
     total = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     for name, tensor in sorted(module.state_dict().items()):
+        if name in without:
+            continue
         total.update(name.encode())
         total.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()[:32]

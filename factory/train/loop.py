@@ -25,6 +25,7 @@ from factory.files import write_atomically
 from factory.train.recipe import Training
 
 log = logging.getLogger("factory.train")
+LOCK = "lock"
 Step = Callable[[int], dict[str, torch.Tensor]]
 
 
@@ -76,7 +77,7 @@ def claimed(out: Path) -> Iterator[None]:
         place.mkdir(parents=True, exist_ok=True)
         if out.exists() and not os.access(out, os.W_OK):
             raise PermissionError(f"{out} is read-only")
-        lock = locks.take(place / "lock")
+        lock = locks.take(place / LOCK)
     except OSError as error:
         raise UserError(f"out: {out} cannot be written: {error.strerror or error}; give another folder with --out") from error
     if lock is None:
@@ -84,15 +85,23 @@ def claimed(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        (place / "lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # an open file may stay on Windows
+            (place / LOCK).unlink(missing_ok=True)
         lock.release()
-        if place.is_dir() and not any(place.iterdir()):
+        with contextlib.suppress(OSError):  # a checkpoint is in it, or the next training
             place.rmdir()
 
 
 def finish(recipe: Training) -> None:
     """Say where the model is, and drop the checkpoint that is no longer needed."""
-    shutil.rmtree(_folder(recipe.out), ignore_errors=True)
+    place = _folder(recipe.out)
+    for path in place.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:  # held until the training has ended
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the lock is in it
+        place.rmdir()
     log.info("wrote %s", recipe.out)
 
 
@@ -198,7 +207,7 @@ def _resume(path: Path, recipe: Training, state: dict[str, Any], made_from: str)
     except Exception as error:  # torch raises nearly everything on a damaged file
         raise UserError(f"{path} cannot be read ({type(error).__name__}); restore it, {again}") from error
     ours = _identity(recipe)
-    changed = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+    changed = [key for key, value in ours.items() if theirs.get(key) != value]  # an earlier version may have had more keys
     if changed:
         said = ", ".join(f"{key}: {json.dumps(ours.get(key))} was {json.dumps(theirs.get(key))}" for key in changed)
         raise UserError(f"{path} was left by another recipe ({said}); go on with that one, give another folder with --out, {again}")

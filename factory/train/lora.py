@@ -46,7 +46,7 @@ def train(recipe: Lora) -> None:
     weights = [p for p in denoiser.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
     size = recipe.resolution or _own_size(pipe)
-    step_of_size = pipe.vae_scale_factor if part == "unet" else denoiser.config.patch
+    step_of_size = getattr(pipe, "vae_scale_factor", 8) if part == "unet" else denoiser.config.patch
     if size % step_of_size:
         raise UserError(f"resolution: {size} is no multiple of {step_of_size}, which {type(pipe).__name__} asks for")
     read = ParentCache(table).read

@@ -24,7 +24,7 @@ def write_facts(
     """
     said = _public(recipe.model_dump(mode="json", exclude={"out"}))
     source = said["source"].get("images", said["source"])  # patches are of images
-    trained_on = {"dataset": source["dataset"], "split": source.get("split"), "fingerprint": fingerprint, "images": images}
+    trained_on = {"dataset": source.get("dataset"), "split": source.get("split"), "fingerprint": fingerprint, "images": images}
     what = {
         "recipe": said,
         "trained_on": {**trained_on, "undecodable": undecodable, "labels_used": labels_used},
