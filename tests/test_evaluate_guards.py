@@ -164,6 +164,32 @@ CLAIMS = {
     "Trained with an 80/20 train/test split.": False,
     "The training and test splits are disjoint.": False,
     "It was trained as a test of the pipeline.": False,
+    "| Training set | Test set |\n|---|:---|\n| 50,000 | 10,000 |": False,
+    "| Setting | Value |\n|---|---|\n| Training data | train and test splits |": True,
+    "On the test set, it takes 3 hours to train.": False,
+    "The test images were used for training.": True,
+    "The test split was merged into training data.": True,
+    "Never, at any point, trained on test images.": False,
+    "The model was not, unlike others, trained on the test split.": False,
+    "The model is not small, and was trained on the test split.": True,
+    "Trained on CIFAR-10 (50,000 training images, 10,000 test images).": False,
+    "Trained on all of CIFAR-10 (50,000 training images, 10,000 test images).": True,
+    "Trained on 60,000 images (50,000 training images, 10,000 test images).": True,
+    "Trained on the training images and results are reported on the test set.": False,
+    "Trained for 20 epochs with early stopping on the test set.": False,
+    "Trained on the train and test splits with early stopping.": True,
+    "Trained on CIFAR-10 and validated on the test set.": False,
+    "Trained on the train, validation and test splits.": True,
+    "Trained for 20 epochs and performs well on the test set.": False,
+    "Training was performed on the train and test splits.": True,
+    "Trained for 20 epochs, the last chosen on the test set.": False,
+    "Trained with a rate selected on the test set.": False,
+    "Trained on images selected from the train and test splits.": True,
+    "Trained for 20 epochs with results obtained on the test set.": False,
+    "Trained on photos and compared on the test set.": False,
+    "Trained on CIFAR-10 with the test set kept for the end.": False,
+    "Trained on CIFAR-10 with the test set reserved.": False,
+    "Trained on photos and transfers to the test set.": False,
 }
 
 
@@ -199,6 +225,25 @@ def test_cards_of_trained_folders_are_read_by_fingerprint_and_split(tmp_path: Pa
     assert passed("data/birds/test", "train", fingerprint="1", dataset="birds/train", split="train")  # two folders without splits
     assert not passed("data/birds/test", "train", fingerprint="1", dataset="birds/test", split="train")
     assert passed("data/test-tubes", fingerprint="1", dataset="data/test-tubes", split="train")
+    assert not passed("data/birds", fingerprint="1", dataset="shared/birds/birds_test.parquet", split="train")
+    assert not passed("data/birds", "train", fingerprint="1", dataset="shared/birds", split="train[:40000]")
+    assert not passed("data/birds", "all", fingerprint="1", dataset="shared/birds", split="train")
+    assert passed("data/birds", "all", fingerprint="1", split="train")  # of who knows what
+    for tested in ("testing", "holdout", "test_images"):
+        for ours in ("train", "training", "data"):
+            assert passed(f"/p/{tested}", "train", fingerprint="1", dataset=f"/p/{ours}", split="train"), (tested, ours)
+    assert passed("/p/heldout.parquet", "train", fingerprint="1", dataset="/p/pool.parquet", split="train")
+    assert not passed("/p/pool.parquet", "train", fingerprint="1", dataset="/p/../p/pool.parquet", split="train")
+    assert not passed("/p/birds", "train", fingerprint="1", dataset="/p/birds/training", split="train")
+    assert not passed("/p/birds/train/train-00000.parquet", "train", fingerprint="1", dataset="/p/birds", split="train")
+    for name in ("train", "holdout"):
+        (tmp_path / name).mkdir()
+    assert passed(str(tmp_path / "holdout"), "train", fingerprint="1", dataset=str(tmp_path / "train"), split="train")
+    (tmp_path / "link").symlink_to(tmp_path / "holdout")
+    assert not passed(str(tmp_path / "link"), "train", fingerprint="1", dataset=str(tmp_path / "holdout"), split="train")
+    for odd in ("birds", ["birds"], 3):  # a third party's file
+        (tmp_path / "training.json").write_text(json.dumps({"trained_on": odd}))
+        assert cards.trained_on_test([{"model": str(tmp_path)}], Wordless(["a"]), {"dataset": "birds", "split": "test"}).passed
     shipped = [{"model": str(ROOT / "data" / "models" / "fashion-mnist")}]
     assert cards.trained_on_test(shipped, Wordless(["a"]), {"dataset": "data/fashion-mnist", "split": "test"}).passed
 

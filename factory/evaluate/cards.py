@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from factory.evaluate import claims, guards
 from factory.evaluate.guards import Check
 
 log = logging.getLogger("factory")
-_SPLITS = ("train", "test", "val", "valid", "validation")
+_SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
 
 
 def trained_on_test(kinds: list[dict[str, Any]], test: Table, source: Mapping[str, Any]) -> Check:
@@ -48,11 +49,13 @@ def _models(value: Any) -> Iterator[str]:
 
 
 def _reasons(facts: Mapping[str, Any], text: str, test: Table, source: Mapping[str, Any]) -> Iterator[str]:
-    trained = facts.get("trained_on") or {}
+    given = facts.get("trained_on")
+    trained = given if isinstance(given, dict) else {}
     if trained.get("fingerprint") and trained["fingerprint"] == test.fingerprint:
         yield "trained_on.fingerprint is that of the test images"
     (ours, split), (theirs, tested) = _named(trained), _named(source)
-    if (guards.says_test(split) or _holds(split, tested)) and (not ours or _same(ours, theirs)):
+    says = guards.says_test(split) and (not ours or _same(ours, theirs))
+    if says or (ours and _holds(split, tested) and _is(ours, theirs)):
         yield f"trained_on.split is {split!r}" if split == trained.get("split") else f"trained_on.dataset is {ours!r}"
     yield from (f"its card says “{line}”" for line in claims.found(text))
 
@@ -63,16 +66,38 @@ def _named(source: Mapping[str, Any]) -> tuple[str, str]:
     source = inner if isinstance(inner, Mapping) else source  # patches are of images
     dataset, split = str(source.get("dataset") or ""), str(source.get("split") or "")
     path = Path(dataset.lower())
-    name = re.split(r"[-_.]", path.name)[0] if path.suffix in (".parquet", ".tar") else path.name
+    name = path.name
+    if path.suffix in (".parquet", ".tar"):
+        name = "test" if guards.says_test(path.stem) else _first(name)
     if name not in _SPLITS:
         return dataset, split
+    name = name.removesuffix("ing")  # training is train, testing is test
     return dataset, "+".join(name + "".join(part.partition("[")[1:]) for part in split.split("+"))
 
 
 def _holds(trained: str, tested: str) -> bool:
-    """Whether rows of a split (`train`, `train+validation[:50%]`, `all`) are those of another; slices of one split may hold other rows."""
-    whole = {part.strip() for part in trained.lower().split("+") if part and "[" not in part}
-    return "all" in whole or any(part.partition("[")[0].strip() in whole for part in tested.lower().split("+"))
+    """Whether two splits of a dataset (`train`, `train+validation[:50%]`, `all`) share rows; two slices of one split may hold other rows."""
+    ours, theirs = ([part.strip() for part in split.lower().split("+") if part.strip()] for split in (trained, tested))
+
+    def covers(some: list[str], others: list[str]) -> bool:
+        """Whether a whole part of one is a part of the other, whole or sliced."""
+        return "all" in some or any(part.partition("[")[0].strip() in some for part in others)
+
+    return covers(ours, theirs) or covers(theirs, ours)
+
+
+def _is(ours: str, theirs: str) -> bool:
+    """Whether two names are the same dataset: folders and files here by their place, names by `_same`."""
+    one, other = (os.path.expanduser(name) for name in (ours, theirs))
+    if not all(os.path.isabs(path) or os.path.exists(path) for path in (one, other)):
+        return _same(ours, theirs)
+    inner, outer = sorted((Path(os.path.realpath(path)) for path in (one, other)), key=lambda path: -len(path.parts))
+    return inner.is_relative_to(outer) and all(_first(part) in ("data", *_SPLITS) for part in inner.relative_to(outer).parts)
+
+
+def _first(name: str) -> str:
+    """The first word of a name: train of train-00000-of-00001.parquet."""
+    return re.split(r"[-_.]", name.lower())[0]
 
 
 def _same(ours: str, theirs: str) -> bool:
