@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -143,6 +144,8 @@ def test_what_is_not_measured_again_stays_as_long_as_the_images_do(world: World)
     shut = world.evaluate(run, sections=["memorisation"])["memorisation"]
     again = world.evaluate(run, sections=["fidelity"])
     assert again["memorisation"] == shut and "fidelity" in again and gate.faults(again)  # no other section opens a gate
+    file = run / "evaluation.json"
+    file.write_text(json.dumps({**again, "memorisation": {**shut, "gate": {**shut["gate"], "passed": True}}}))
     draw(world.test, 1, 9)
     assert "memorisation" not in world.evaluate(run, sections=["fidelity"])
     held = locks.take(run / "evaluation" / "evaluation.lock")
@@ -150,6 +153,41 @@ def test_what_is_not_measured_again_stays_as_long_as_the_images_do(world: World)
     with pytest.raises(UserError, match="is being evaluated by another process"):
         world.evaluate(run, sections=["fidelity"])
     held.release()
+
+
+def test_a_shut_gate_stays_shut_until_it_is_tried_again(world: World) -> None:
+    run = world.build(generator=f"{{kind: tests.test_evaluate_run.Echo, folder: {world.train}}}", condition="text")
+    shut = world.evaluate(run, sections=["memorisation"])["memorisation"]
+    assert not shut["gate"]["passed"]
+    draw(world.test, 1, 9)
+    found = world.evaluate(run, sections=["fidelity"])  # other test images
+    assert found["memorisation"] == shut and "fidelity" in found and gate.faults(found)
+    file = run / "evaluation.json"
+    file.write_text(json.dumps({name: value for name, value in found.items() if name != "images"}))  # of a version that did not say
+    found = world.evaluate(run, sections=["fidelity"])
+    assert found["memorisation"] == shut and gate.faults(found)
+    leak = world.test / "finch" / "leak.png"
+    Image.open(io.BytesIO(_rows(run)[0]["image"])).save(leak)
+    with pytest.raises(UserError, match="synthetic_in_test"):
+        world.evaluate(run, sections=["fidelity"])
+    broken = json.loads(file.read_text())
+    assert broken["memorisation"] == shut and "fidelity" not in broken and len(gate.faults(broken)) == 2
+    leak.unlink()
+    assert gate.faults(world.evaluate(run, sections=["fidelity"]))
+    assert not gate.faults(world.evaluate(run, sections=["memorisation"], copy_ratio=1e-6))  # tried again
+
+
+def test_test_images_that_are_all_training_images_are_named(world: World) -> None:
+    own = shutil.copytree(world.train, world.folder / "own")
+    run = world.build(source=f"{{dataset: {own}}}")
+    world.evaluate(run, sections=["memorisation"])
+    with pytest.raises(UserError, match="training_in_test: 24 real images"):
+        world.evaluate(run, test=str(own), sections=["memorisation"])
+    assert gate.faults(json.loads((run / "evaluation.json").read_text()))  # not the older one, which passed
+    other = draw(world.folder / "other", 4, 7)
+    draw(world.train, 4, 7)  # real ones that the run was not made from
+    with pytest.raises(UserError, match="all of its images are among those of --real"):
+        world.evaluate(run, test=str(other), sections=["memorisation"])
 
 
 def test_classes_that_only_the_test_images_have_are_told(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,7 +29,7 @@ log = logging.getLogger("factory")
 def run(folder: Path, real: str, test: str, settings: Settings, device: str = "auto", dry_run: bool = False) -> dict[str, Any]:
     """Measure a run and write evaluation.json; returns it. dry_run: the guards and the list of trainings, and nothing is written.
 
-    Raises UserError where a guard fails; evaluation.json then says so, and holds nothing else.
+    Raises UserError where a guard fails; evaluation.json then says so, and holds nothing else but a gate that was shut before.
     """
     with contextlib.nullcontext() if dry_run else _alone(folder):
         return _run(folder, real, test, settings, device, dry_run)
@@ -53,15 +53,15 @@ def _run(folder: Path, real: str, test: str, settings: Settings, device: str, dr
     started = time.perf_counter()
     runtime.fix_numerics(settings.threads)
     evidence = gathering.gather(folder, real, test, settings, runtime.device(runtime.worker(), device))
-    if "memorisation" in settings.sections and not evidence.unseen:
-        raise UserError("--test: all of its images are among those of --real, so none shows what an unseen image is like; name other ones")
     planned = drawing.make(evidence) if "utility" in settings.sections else Draws(evidence.own[:0], [], [])
     checks = [*evidence.checks(), *planned.checks]
     if not all(check.passed for check in checks):
         if not dry_run:
             unknown = verdict.unknown("Not evaluated: a guard found a leak.")
-            _write(evidence, started, {"verdict": unknown, "guards": _guards(checks)})
+            _write(evidence, started, {"verdict": unknown, **_shut(_earlier(evidence)), "guards": _guards(checks)})
         guards.require(checks)
+    if "memorisation" in settings.sections and not evidence.unseen:
+        raise UserError("--test: all of its images are among those of --real, so none shows what an unseen image is like; name other ones")
     log.info("guards: all %d passed", len(checks))
     if dry_run:
         return _dry(evidence, planned, checks)
@@ -82,21 +82,32 @@ def _run(folder: Path, real: str, test: str, settings: Settings, device: str, dr
 
 
 def _measured_before(evidence: Evidence, sections: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier evaluation of the very same images has, and this one did not measure again: a gate stays shut until it is tried again."""
-    try:
-        found = evaluation_file.read(evidence.run.store.folder)
-    except UserError as error:
-        log.warning("nothing of the earlier evaluation is kept: %s", error)
-        return {}
-    if found is None or found.get("images") != _images(evidence) or not evaluation_file.measured(found, select.digest(evidence.run.keep)):
-        return {}
+    """What an earlier evaluation has, and this one did not measure again: all of it where it compared with the same real images, a shut gate always."""
+    found = _earlier(evidence)
+    had = found if found.get("images") == _images(evidence) else _shut(found)
     kept: dict[str, Any] = {
-        name: found[name] for name in ("verdict", "utility", "fidelity", "memorisation") if name in found and name not in sections
+        name: had[name] for name in ("verdict", "utility", "fidelity", "memorisation") if name in had and name not in sections
     }
     kept = {name: value for name, value in kept.items() if name != "verdict" or "utility" in kept}  # one of a guard is measured again
     if kept:
         log.info("kept of the earlier evaluation: %s", ", ".join(kept))
     return kept
+
+
+def _earlier(evidence: Evidence) -> dict[str, Any]:
+    """The earlier evaluation of the same synthetic images; empty where there is none that can be read."""
+    try:
+        found = evaluation_file.read(evidence.run.store.folder)
+    except UserError as error:
+        log.warning("nothing of the earlier evaluation is kept: %s", error)
+        return {}
+    return found if found is not None and evaluation_file.measured(found, select.digest(evidence.run.keep)) else {}
+
+
+def _shut(found: dict[str, Any]) -> dict[str, Any]:
+    """The memorisation of an evaluation where its gate did not pass: it stays shut until it is tried again, whatever images are named meanwhile."""
+    memorisation = found.get("memorisation", {})
+    return {"memorisation": memorisation} if memorisation.get("gate", {}).get("passed") is False else {}
 
 
 def _images(evidence: Evidence) -> dict[str, str]:
