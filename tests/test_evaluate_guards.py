@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,27 @@ def test_images_of_one_colour_are_copies_of_nobody() -> None:
     same = copies.space(np.eye(64)[:3], np.concatenate([flat[[1, 1]], speck]))
     assert copies.nearest(same, same).ratio.tolist() == [1, 1, 0]
     assert copies.nearest(same.take([2]), same).ratio.tolist() == [0]
+
+
+def test_a_faint_cell_is_something_to_copy_and_faint_noise_is_not() -> None:
+    faint = np.zeros((3, 64, 64, 3), np.uint8)
+    faint[0, 8:18, 8:18], faint[1, 40:50, 30:40] = 12, 12
+    faint[2] = np.random.default_rng(0).integers(0, 4, (64, 64, 1))
+    assert faint.reshape(3, -1, 3).std(1).max() <= copies.BLANK
+    found = copies.space(np.eye(64)[:3], faint)
+    assert found.blank.tolist() == [False, False, True]
+    assert copies.nearest(found, found).ratio.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(("count", "side"), [(400, 32), (100, 128)])
+def test_looking_for_copies_holds_little_more_than_views_and_images(count: int, side: int) -> None:
+    small, features = np.zeros((count, side, side, 3), np.uint8), np.ones((count, 8))
+    copies.space(features[:2], small[:2])  # what is loaded once
+    tracemalloc.start()
+    found = copies.space(features, small)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * found.views.nbytes + 3 * small.nbytes
 
 
 def test_checks_name_ids_and_are_raised_together() -> None:

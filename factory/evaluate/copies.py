@@ -19,7 +19,8 @@ THUMBNAIL = 8  # pixels a side
 SAME = 2e-3  # up to this distance two images are one: what is left of zero in sums of 32-bit floats
 TYPICAL = 500  # reference images that tell the typical spacing
 SHIFT = 1 / 28  # of a side
-BLANK = 2.0  # levels of 255: the standard deviation of every channel up to which there is nothing to see
+BLANK = 2.0  # levels of 255: the standard deviation of every channel up to which there is nothing to see, unless the thumbnail has a shape
+VIEWS = 11  # that `_views` makes of an image
 _LEAST = 0.1  # of the typical spacing: a duplicate within the real images must not make its neighbours infinitely far from copies
 
 
@@ -50,10 +51,14 @@ class Space(NamedTuple):
 
 def space(features: np.ndarray, small: np.ndarray) -> Space:
     """features: float [N, D].  small: uint8 [N, S, S, 3], the same images."""
+    import cv2
+
     units = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
-    views = [_thumbnails(view) for face in (small, small[:, :, ::-1]) for view in _views(face)]
-    blank = small.reshape(len(small), -1, 3).std(1).max(1) <= BLANK
-    return Space(units.astype(np.float32), views[0], np.stack(views), blank)
+    views = np.empty((2 * VIEWS, len(small), 3 * THUMBNAIL**2), np.float32)
+    for place, view in zip(views, (view for face in (small, small[:, :, ::-1]) for view in _views(face)), strict=True):
+        place[:] = _thumbnails(view)
+    plain = np.array([cv2.meanStdDev(np.ascontiguousarray(x))[1].max() <= BLANK for x in small], bool)
+    return Space(units.astype(np.float32), views[0], views, plain & ~views[0].any(1))  # a faint cell has a shape
 
 
 def _views(images: np.ndarray) -> Iterator[np.ndarray]:
