@@ -114,6 +114,12 @@ def test_a_test_set_that_shows_the_training_images_again_is_a_leak() -> None:
     assert not found.passed and len(found.ids) == 5 and found.ids[2].startswith("test 2 ~ r2 (0.")
 
 
+def test_few_real_images_do_not_tell_how_far_apart_images_are() -> None:
+    assert guards.tell_spacing(np.repeat(range(10), 5)) and guards.tell_spacing(np.full(50, -1))
+    assert not guards.tell_spacing(np.arange(60)) and not guards.tell_spacing(np.repeat(range(7), 7))
+    assert not guards.tell_spacing(np.array([0] * 50 + [1] * 4 + [-1] * 9))
+
+
 def test_images_of_one_colour_are_copies_of_nobody() -> None:
     flat = np.zeros((3, 32, 32, 3), np.uint8) + np.array([0, 128, 255], np.uint8)[:, None, None, None]
     real = np.concatenate([pictures(20, 0), flat[1:2]])

@@ -110,7 +110,7 @@ def test_an_evaluation_holds_every_section_and_resumes(world: World, monkeypatch
     run = world.build()
     result = world.evaluate(run, ratios=(0, 2, 50))
     assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result))
-    assert result["version"] == 1 and result["guards"]["passed"] and len(result["guards"]["checks"]) == 10
+    assert result["version"] == 1 and result["guards"]["passed"] and len(result["guards"]["checks"]) == 9
     arms = [(row["arm"], row["classifier"]) for row in result["utility"]["rows"]]
     assert arms == [(arm, c) for c in ("small_network", "linear_probe") for arm in ARMS]
     assert {row["labels"] for row in result["utility"]["rows"]} == {4} and {row["seeds"] for row in result["utility"]["rows"]} == {2}
@@ -291,6 +291,18 @@ def test_leak_a_model_of_the_condition_or_of_a_filter_trained_on_the_test_images
     run = world.build(filters=f"[undecodable, {{kind: tests.test_evaluate_run.Judged, model: {world.folder / 'judge'}}}]")
     with pytest.raises(UserError, match=r"generator_trained_on_test: 1 models .*judge: trained_on.split is 'train\+test'"):
         world.evaluate(run, test=f"{{dataset: {world.test}, split: train}}", sections=["fidelity"])
+
+
+def test_leak_test_images_that_show_training_images_again(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    run = world.build()
+    for path in world.test.rglob("*.png"):
+        Image.open(world.train / path.parent.name / f"0-{path.stem[2:]}.png").save(path.with_suffix(".jpg"), quality=80)
+    with caplog.at_level("INFO", "factory"):
+        world.evaluate(run, sections=["fidelity"])
+    assert "whether test images show training images again is not asked" in caplog.text
+    more = draw(Path(shutil.copytree(world.train, world.folder / "more")), 13, 2)  # 50 in all
+    with pytest.raises(UserError, match=r"test_near_training: 12 of 24 test images are copies"):
+        world.evaluate(run, real=str(more), sections=["fidelity"])
 
 
 def test_a_generator_that_copies_its_training_images_fails_the_gate(world: World) -> None:

@@ -84,7 +84,10 @@ class Evidence:
         near = copies.nearest(ours.space, test.space, self.real.space.take(others) if others else None)
         own = [(self.real.ids[row], self.real.pixels[row]) for row in self.own]
         unseen = [test.ids[place] for place in self.unseen]
-        again = guards.test_near_training(unseen, self.floor, self.real.ids, self.settings.copy_ratio) if unseen else None
+        told = guards.tell_spacing(self.real.labels)
+        if not told:
+            log.info("whether test images show training images again is not asked: so few of --real do not tell how far apart images are")
+        again = guards.test_near_training(unseen, self.floor, self.real.ids, self.settings.copy_ratio) if unseen and told else None
         return [
             guards.synthetic_in("test", test.ids, test.pixels, self.test_marked, self.made.generated),
             guards.synthetic_in("validation", self.real.ids, self.real.pixels, self.real_marked, self.made.generated),

@@ -13,6 +13,7 @@ from factory.evaluate.copies import Nearest
 
 NAMED = 10  # indices named in one message
 REPEATED, SOME = 0.1, 2  # share, and number, of test images that may be near-copies of training images by chance
+LEAST, LEAST_EACH = 50, 5  # real training images, and those of each class, from which on the distances between them are typical
 
 
 def digest(image: np.ndarray) -> bytes:
@@ -121,6 +122,15 @@ def near_copies_of_test(ids: Sequence[str], found: Nearest, test: Sequence[str],
     named = [f"{ids[i]} ~ test {test[found.row[i]]} ({found.ratio[i]:.2f})" for i in np.flatnonzero(found.ratio < threshold).tolist()]
     why = f"{len(named)} synthetic images are copies or near-copies of test images (ratio below {threshold:g}); filter them out"
     return Check("near_copies_of_test", named, why)
+
+
+def tell_spacing(labels: np.ndarray) -> bool:
+    """Whether there are enough real training images that an image much nearer to one than they are to each other repeats it.
+
+    labels: int [N], -1 unlabelled. Where a class has an image or two, other images of that class are all nearer than the next real image.
+    """
+    counts = np.unique(labels[labels >= 0], return_counts=True)[1]
+    return len(labels) >= LEAST and bool((counts >= LEAST_EACH).all())
 
 
 def test_near_training(ids: Sequence[str], found: Nearest, training: Sequence[str], threshold: float) -> Check:
