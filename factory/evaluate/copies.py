@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from factory.filters.blank import contrast
 from factory.records import evenly
 
 THUMBNAIL = 8  # pixels a side
@@ -51,13 +52,11 @@ class Space(NamedTuple):
 
 def space(features: np.ndarray, small: np.ndarray) -> Space:
     """features: float [N, D].  small: uint8 [N, S, S, 3], the same images."""
-    import cv2
-
     units = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
     views = np.empty((2 * VIEWS, len(small), 3 * THUMBNAIL**2), np.float32)
     for place, view in zip(views, (view for face in (small, small[:, :, ::-1]) for view in _views(face)), strict=True):
         place[:] = _thumbnails(view)
-    plain = np.array([cv2.meanStdDev(np.ascontiguousarray(x))[1].max() <= BLANK for x in small], bool)
+    plain = np.array([contrast(x) <= BLANK for x in small], bool)
     return Space(units.astype(np.float32), views[0], views, plain & ~views[0].any(1))  # a faint cell has a shape
 
 

@@ -94,14 +94,11 @@ def claimed(out: Path) -> Iterator[None]:
 
 def finish(recipe: Training) -> None:
     """Say where the model is, and drop the checkpoint that is no longer needed."""
-    place = _folder(recipe.out)
-    for path in place.glob("*"):
+    for path in _folder(recipe.out).glob("*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         elif path.name != LOCK:  # held until the training has ended
             path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # the lock is in it
-        place.rmdir()
     log.info("wrote %s", recipe.out)
 
 
