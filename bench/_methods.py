@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 FILTERED = " filtered"  # of an arm's name: trained on the half of its images that the filter prefers
 
@@ -14,7 +14,8 @@ class Method:
 
     paper: its source.  condition: of the recipe that makes images, as YAML with MODEL and POOL; None where none are made.
     prompts: of that recipe.  prompted: made by the set's text-to-image model, which has seen labels.
-    arm, mix: of the classifier where no images are made.  pseudo: unlabelled real images with propagated labels take the synthetic ones' place.
+    arm, mix: of the classifier where no images are made.
+    unlabelled: real images take the synthetic ones' place, under the labels that propagation guesses or under their own, which no method knows.
     """
 
     name: str
@@ -24,7 +25,7 @@ class Method:
     prompted: bool = False
     arm: Any = "real_strong"
     mix: Any = "none"
-    pseudo: bool = False
+    unlabelled: Literal["guessed", "true"] | None = None
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -69,7 +70,8 @@ METHODS = {
         Method("mixup", MIXUP, mix="mixup"),
         Method("cutmix", CUTMIX, mix="cutmix"),
         Method("linear_probe", FROZEN, arm="linear_probe"),
-        Method("pseudo_labels", ISCEN, pseudo=True),
+        Method("pseudo_labels", ISCEN, unlabelled="guessed"),
+        Method("true_labels", "no method: what there is to gain", unlabelled="true"),
         Method("image_variation", BANSAL, "{kind: image}"),
         *_augmented(),
         Method("embedding_jitter", GRAIKOS, "{kind: embedding, jitter: 0.4}"),
@@ -127,6 +129,11 @@ CLAIMS = (
         "Generated images help more than all the real ones that the same labels reach.",
         ("propagation", "propagation_image"),
         ("pseudo_labels",),
+    ),
+    Claim(
+        "No paper's claim; asked here.",
+        "The unlabelled images under their true labels, which no method knows, leave room to gain.",
+        ("true_labels",),
     ),
     Claim(
         HE,

@@ -28,7 +28,7 @@ BASELINE = "real_strong"  # the arm that gains are over
 class Set:
     """One set and the model that its images trained without labels.
 
-    labelled, test, pool: sources as YAML; labelled takes SHOTS and SEED.  side: of the judges' images.  flips: what leaves a label true.
+    labelled, test, pool: sources as YAML; labelled takes SHOTS and SEED.  told: the images of the pool, with their labels.  side: of the judges' images.  flips: what leaves a label true.
     tail: the labelled images are a long tail, and SHOTS is the size of its largest class.
     prompted: a model of these classes that takes text and has seen labels, where there is one.
     eyes: a backbone that does not guide the model, for distances.
@@ -39,6 +39,7 @@ class Set:
     labelled: str
     test: str
     pool: str
+    told: str
     side: int
     flips: Any
     tail: bool = False
@@ -57,6 +58,7 @@ def fashion(
         one.replace("FILE", "train").replace("EXTRA", "shots: SHOTS, seed: SEED"),
         one.replace("FILE", "test").replace("EXTRA", f"shots: {test}"),
         one.replace("FILE", "train").replace("EXTRA", f"label: null, split: 'train[:{pool}]'"),
+        one.replace("FILE", "train").replace("EXTRA", f"split: 'train[:{pool}]'"),
         28,
         "horizontal",
         prompted=prompted,
@@ -74,6 +76,7 @@ def cifar10(folder: Path, models: Path, pool: int = 20_000, test: int = 400, tai
         f"{{kind: bench._tail.LongTail, images: {whole}, most: SHOTS, seed: SEED}}" if tail else few,
         one.replace("EXTRA", f"split: 'train[40000:]', shots: {test}"),
         one.replace("EXTRA", f"label: null, split: 'train[:{pool}]'"),
+        one.replace("EXTRA", f"split: 'train[:{pool}]'"),
         32,
         "horizontal",
         tail,
@@ -92,6 +95,7 @@ def bccd(folder: Path, models: Path) -> Set:
         boxes.replace("FILE", "train").replace("EXTRA", "shots: SHOTS, seed: SEED"),
         boxes.replace("FILE", "test").replace(", EXTRA", ""),
         f"{{kind: patches, around: grid, side: 128, stride: 64, images: {plain}}}",
+        boxes.replace("FILE", "train").replace(", EXTRA", ""),
         64,
         "dihedral",
     )

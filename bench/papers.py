@@ -139,7 +139,8 @@ def how(given: argparse.Namespace) -> str:
         f"A small network from scratch, {given.training_steps} steps of 64 images with strong augmentation in every arm but `real`; with "
         f"synthetic images half of each batch is real and half synthetic. {given.synthetic} synthetic images a class, made in "
         f"{given.steps} steps at guidance {given.guidance:g} in {given.dtype}; filtered rows take as many of twice that number. "
-        "`pseudo_labels` trains in their place on every unlabelled real image that `propagation` generates from, and `image_variation` is also the "
+        "`pseudo_labels` trains in their place on every unlabelled real image that `propagation` generates from, `true_labels` on all of these "
+        "under their own labels (of BCCD on the boxes of all training images), which no method knows and which says what there is to gain, and `image_variation` is also the "
         "variant of augmented conditioning that neither mixes nor drops. Class-balanced "
         f"accuracy on real test images ({given.test} a class; of BCCD the whole split), mean over seeds ± the 95% interval of the mean; gains are over real + RandAugment (`real_strong`) with the "
         "same labelled images."
@@ -168,7 +169,9 @@ class Study:
     def settings(self, method: Method) -> str:
         """What besides the row's own names decides its number: another model or another budget is another measurement."""
         given, parts = self.given, [f"{self.given.training_steps} training steps, {self.given.test} test images a class"]
-        if method.condition or method.pseudo or method.arm == "linear_probe":
+        if method.unlabelled == "true":
+            parts += [f"pool {given.pool}"]
+        elif method.condition or method.unlabelled or method.arm == "linear_probe":
             parts += [f"model {_digest(self.one.model)}", f"pool {given.pool}"]
         if method.condition:
             parts += [
@@ -196,7 +199,7 @@ class Study:
         parts = {"LABELLED": self.one.labelled, "SHOTS": str(labels), "SEED": str(seed)}
         table = opened(filled("LABELLED", parts))
         real, known = read(table, self.one.side), table.labels.astype(int)
-        made = self._made(method, parts) if method.condition else self._pseudo(table) if method.pseudo else None
+        made = self._made(method, parts) if method.condition else self._unlabelled(method, table)
         for arm in arms:
             chosen = made
             if method.condition and made is not None:
@@ -234,15 +237,27 @@ class Study:
         kept = np.concatenate([order[labels[order] == label][: self.given.synthetic] for label in np.unique(labels)])
         return images[kept], labels[kept]
 
-    def _pseudo(self, table: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The unlabelled images that propagation would generate from, as often as makes every class equally large."""
+    def _unlabelled(self, method: Method, table: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        """The unlabelled images that a method trains on and their labels, as often as makes every class equally large."""
+        if method.unlabelled is None:
+            return None
+        source, rows = self._guessed(table) if method.unlabelled == "guessed" else self._told
+        size = max(len(own) for own in rows)
+        images = [read(source, self.one.side, own) for own in rows]
+        repeated = [np.resize(np.arange(len(one)), size) for one in images]
+        return np.concatenate([one[own] for one, own in zip(images, repeated, strict=True)]), np.repeat(np.arange(len(images)), size)
+
+    def _guessed(self, table: Any) -> tuple[Any, list[np.ndarray]]:
+        """The library that propagation would generate from, and the rows of each class."""
         text = filled(PROPAGATION, {"POOL": self.one.pool, "MODEL": str(self.one.model)})
         kind: Any = kinds.nested("conditions", Condition, YAML(typ="safe").load(text))
         reached = kind.open(Context(table, table.class_names, 0, "cpu", cache_folder()))
-        size = max(len(rows) for rows in reached.rows)
-        images = [read(reached.library, self.one.side, rows) for rows in reached.rows]
-        repeated = [np.resize(np.arange(len(one)), size) for one in images]
-        return np.concatenate([one[rows] for one, rows in zip(images, repeated, strict=True)]), np.repeat(np.arange(len(images)), size)
+        return reached.library, reached.rows
+
+    @cached_property
+    def _told(self) -> tuple[Any, list[np.ndarray]]:
+        table = opened(self.one.told)
+        return table, [np.flatnonzero(table.labels == label) for label in range(len(table.class_names))]
 
 
 @cache

@@ -18,7 +18,7 @@ from factory.evaluate.classifiers import Training, small_network
 from tests.conftest import ROOT
 
 SAMPLE, MODEL = ROOT / "data/fashion-mnist", ROOT / "data/models/fashion-mnist"
-NAMES = ["real_strong", "linear_probe", "pseudo_labels", "augmented_embed_mixup_dropout", "propagation", "prompts"]
+NAMES = ["real_strong", "linear_probe", "pseudo_labels", "true_labels", "augmented_embed_mixup_dropout", "propagation", "prompts"]
 FLAGS = ["--labels=3", "--synthetic=2", "--pool=60", "--test=4", "--steps=1", "--training-steps=2", "--dtype=float32", "--threads=1"]
 SETS = ["--sets", "fashion-mnist", "bccd"]
 
@@ -72,7 +72,7 @@ def test_a_method_that_cannot_be_done_is_named_and_the_others_go_on(bench: Any, 
     def refuse(study: Any, table: Any) -> Any:
         raise UserError("nothing is near")
 
-    monkeypatch.setattr(papers.Study, "_pseudo", refuse)
+    monkeypatch.setattr(papers.Study, "_guessed", refuse)
     monkeypatch.setattr(papers._trials.Judge, "__call__", lambda self, *rest: [0.5] * 10)
     rows, text = bench("--methods", "pseudo_labels", "real_strong", "--seeds", "1")
     assert [row["method"] for row in rows] == ["real_strong"] and "seed 0: pseudo_labels: nothing is near" in text
