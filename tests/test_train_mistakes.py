@@ -217,6 +217,8 @@ def test_labels_are_read_as_sources_read_them(labels: list[Any], word: str | Non
     spec = SourceSpec(dataset=str(tmp_path / "set.parquet"))
     if word is None:
         assert data.load(spec).labels.tolist() == [0, 1] and data.load(spec).class_names == [str(label) for label in labels]
+        stretch = data.load(SourceSpec(dataset=spec.dataset, skip=1, limit=1))
+        assert stretch.labels.tolist() == [1] and len(stretch.class_names) == 2, "the classes are those of the whole split"
         return
     with pytest.raises(UserError, match=word):
         data.load(spec)

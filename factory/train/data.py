@@ -53,9 +53,11 @@ def load(spec: SourceSpec) -> Pictures:
             raise UserError(f"{where}: no column {column!r}; there are: {', '.join(table.column_names)}{hint}")
     if spec.limit is not None and spec.skip >= len(table):
         raise UserError(f"{where}: skip: {spec.skip} leaves none of {len(table)} images")
-    if spec.limit is not None:  # a stretch of rows, so that the others can be held out
-        table = table.select(range(min(spec.skip, len(table)), min(spec.skip + spec.limit, len(table))))
+    # Of the whole split, so that its classes have the same numbers in a stretch that lacks one of them.
     labels, names = _columns.labels(list(table[spec.label]), table.features[spec.label], None, where)
+    if spec.limit is not None:  # a stretch of rows, so that the others can be held out
+        rows = np.arange(len(table))[spec.skip : spec.skip + spec.limit]
+        table, labels = table.select(rows), labels[rows]
     if labels.min(initial=0) < 0:
         raise UserError(f"{where}: {(labels < 0).sum()} of {len(labels)} images have no label; this training needs one of each")
     pictures: list[np.ndarray] = []
