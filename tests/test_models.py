@@ -42,6 +42,15 @@ def test_pixels_in_the_ranges_of_networks():
     assert pixels.grey(bytes_.float()).flatten().tolist() == pytest.approx([0.587 * 51 + 0.114 * 255])
 
 
+def test_images_of_one_size_are_encoded_at_once(monkeypatch):
+    sizes = [(8, 6), (8, 6), (4, 4), (8, 6), (8, 6), (8, 6)]
+    images = [np.full((*size, 3), value, np.uint8) for value, size in enumerate(sizes)]
+    monkeypatch.setattr(pixels, "AT_ONCE", 100)  # two of 48
+    found = list(pixels.batches(images))
+    assert [tuple(batch.shape) for batch in found] == [(2, 3, 8, 6), (1, 3, 4, 4), (2, 3, 8, 6), (1, 3, 8, 6)]
+    assert [int(value) for batch in found for value in batch[:, 0, 0, 0]] == [0, 1, 2, 3, 4, 5]
+
+
 def test_text_variation_and_image_to_image(pipeline, photos):
     two = photos[:2]
     for call in ({"prompt": ["a dark bag", "a coat"]}, {"image": two}, {"image": two, "strength": 0.5}, {"image": two, "prompt": "a bag"}):

@@ -11,7 +11,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 
 from factory import images as pictures
-from factory.models.pixels import grey, signed
+from factory.models.pixels import batches, grey, signed
 from factory.models.representation import RepresentationEncoder
 from factory.models.sampling import Callback, Generators, Rows, SamplingPipeline
 from factory.models.scheduler import GaussianPathScheduler
@@ -109,8 +109,7 @@ class RepresentationDiffusionPipeline(SamplingPipeline):
     def encode_image(self, image: Any, device: torch.device | str | None = None, num_images_per_prompt: int = 1) -> torch.Tensor:
         """PIL images, arrays or tensors (floats in [0, 1]) -> [N, D], or [N, K, D] for a model of several scales."""
         ready = []
-        for one in pictures.from_output(image):
-            pixels = torch.tensor(one).permute(2, 0, 1)[None]
+        for pixels in batches(pictures.from_output(image)):
             tokens = self.encoder.encode_scales(pixels, self.config.scales)
             ready.append(tokens if len(self.config.scales) > 1 or self.config.scales[0] > 1 else tokens[:, 0])
         return torch.cat(ready).to(device or self._execution_device).repeat_interleave(num_images_per_prompt, dim=0)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from factory import images as pictures
 from factory.models.clip import ClipEncoder
-from factory.models.pixels import grey, signed
+from factory.models.pixels import batches, grey, signed
 from factory.models.sampling import Callback, Generators, Rows, SamplingPipeline, repeat
 from factory.models.transformer import PatchTransformer
 
@@ -83,7 +83,7 @@ class EmbeddingDiffusionPipeline(SamplingPipeline):
 
     def encode_image(self, image: Any, device: torch.device | str | None = None, num_images_per_prompt: int = 1) -> torch.Tensor:
         """PIL images, arrays or tensors (floats in [0, 1]) -> image_embeds [N * num_images_per_prompt, D], unit rows."""
-        ready = [self.clip.encode_image(torch.tensor(one).permute(2, 0, 1)[None]) for one in pictures.from_output(image)]
+        ready = [self.clip.encode_image(pixels) for pixels in batches(pictures.from_output(image))]
         image_embeds = torch.cat(ready).to(device or self._execution_device).repeat_interleave(num_images_per_prompt, dim=0)
         return image_embeds
 

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
+
+AT_ONCE = 1 << 22  # pixels that an encoder is given in one batch: 16 images of 512 pixels a side, one of 2,048
+
+
+def batches(images: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
+    """uint8 [H, W, C] each, of any sizes -> uint8 [n, C, H, W], in order: neighbours of one size, as many as are good at once."""
+    for shape, alike in groupby(images, key=np.shape):
+        pixels = torch.from_numpy(np.stack(list(alike))).permute(0, 3, 1, 2)
+        yield from pixels.split(max(1, AT_ONCE // (shape[0] * shape[1])))
 
 
 def unit(images: torch.Tensor, device: Any = None) -> torch.Tensor:
