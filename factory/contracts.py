@@ -139,12 +139,18 @@ class Condition(Kind, ABC):
     ways: the needs of the kind's configurations, for telling which kinds a pipeline can honour; `needs` where there is one.
     parents: how many real images one request is conditioned on.
     parents_of: whether these are of the request's class, or of another (drawn evenly over the other classes).
+    looked_up: the entry of its record that names further real images which were looked at, by content keys with spaces between; "" for none.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     ways: ClassVar[tuple[frozenset[str], ...]] = ()
     parents: ClassVar[int] = 0
     parents_of: ClassVar[Literal["class", "others"]] = "class"
+    looked_up: ClassVar[str] = ""
+
+    def labels_of(self) -> Literal["parents", "looked_up", "source"]:
+        """Whose labels decided what is made: of the parents alone, of what was looked up as well, or of all of the source."""
+        return "parents"
 
     def required(self) -> frozenset[str]:
         """The needs of this very configuration; `needs` unless a field changes them."""

@@ -22,15 +22,17 @@ def images(labels: list[int], pixels: str | None = None) -> Any:
     return SimpleNamespace(ids=names, pixels=shown, labels=np.array(labels), small=small, features=features)
 
 
-def evidence(real: Any, own: list[int], parents: list[set[int]], test: Any = None, **settings: Any) -> Any:
-    """What draws and keys look at of an Evidence; each synthetic image has the class of its parents."""
+def evidence(
+    real: Any, own: list[int], parents: list[set[int]], test: Any = None, seen: list[set[int]] | None = None, **settings: Any
+) -> Any:
+    """What draws and keys look at of an Evidence; each synthetic image has the class of its parents. seen: what was looked up for each."""
     tested = test or images([0, 1], "YZ")
     made = images([int(real.labels[min(rows)]) for rows in parents])
     return SimpleNamespace(
         class_names=["finch", "heron", "crane"][: int(real.labels.max()) + 1], real=real, own=np.array(own), test=tested,
         tested=np.flatnonzero(tested.labels >= 0), test_table=SimpleNamespace(class_names=["wren"]), keys={},
-        made=SimpleNamespace(images=made, soft=None, parents=[[str(row) for row in rows] for rows in parents]),
-        parents=[frozenset(rows) for rows in parents], settings=Settings(seeds=3, **settings),
+        made=SimpleNamespace(images=made, soft=None), ancestors=[[str(row) for row in rows] for rows in parents],
+        parents=[frozenset(rows) for rows in parents], looked_up=[frozenset(rows) for rows in seen or [set()] * len(parents)], settings=Settings(seeds=3, **settings),
         eyes=SimpleNamespace(side=20, backbone=SimpleNamespace(identity="eye")),
     )  # fmt: skip
 
@@ -43,6 +45,23 @@ def test_an_image_that_is_there_twice_is_not_trained_on_where_it_validates() -> 
         assert len(draw.real) and not held & {real.pixels[row] for row in draw.real}
         assert len(draw.children) == 8  # those of validation images and of their twins are left out
     assert all(check.passed for check in found.checks)
+
+
+def test_what_a_validation_image_was_looked_up_for_is_left_out() -> None:
+    real = images([0] * 4 + [1] * 4)
+    found = draws.make(evidence(real, [0, 1, 4, 5], [{0}, {0}, {4}, {5}], seen=[{2, 3}, set(), {6, 7}, {0}], validation=2))
+    assert found.validation.tolist() == [2, 3, 6, 7] and [draw.children.tolist() for draw in found.draws] == [[1, 3]] * 3
+    with pytest.raises(UserError, match=r"had a part in every synthetic image.*name the whole training set"):
+        draws.make(evidence(images([0] * 4 + [1] * 4), list(range(8)), [set(range(8))] * 4, validation=1))
+
+
+def test_the_only_image_of_a_class_is_trained_on(caplog: pytest.LogCaptureFixture) -> None:
+    real = images([0] * 4 + [1] * 4 + [2])
+    found = draws.make(evidence(real, list(range(9)), [{row} for row in range(9)], validation=1))
+    assert len(found.validation) == 2 and all(8 in draw.real and 8 in draw.children for draw in found.draws)
+    assert "one image of crane: it is trained on" in caplog.text
+    with pytest.raises(UserError, match="no class has a second image"):
+        draws.make(evidence(images([0, 1]), [0, 1], [{0}, {1}], validation=1))
 
 
 def test_shots_stay_apart_where_a_class_has_images_for_validation_alone() -> None:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import jsonschema
 import numpy as np
@@ -18,17 +19,20 @@ from ruamel.yaml import YAML
 from factory import locks
 from factory import schema as schemas
 from factory.cli import main
-from factory.contracts import Generator
+from factory.conditions.propagation import Propagation
+from factory.conditions.retrieval import Retrieval
+from factory.contracts import Condition, Generator
 from factory.errors import UserError
 from factory.evaluate import evidence, story, trials
 from factory.evaluate import settings as asking
 from factory.evaluate.settings import Settings
 from factory.evaluate.utility import ARMS
 from factory.filters.blank import Blank
+from factory.kinds import RealImages
 from factory.page import charts
 from factory.publish import evaluated
 from factory.push import gate
-from factory.records import Inputs
+from factory.records import Example, Inputs, Request
 from tests.conftest import ROOT
 from tests.test_build import run as build
 
@@ -82,6 +86,22 @@ class Judged(Blank):
     """A filter with a model of its own."""
 
     model: str
+
+
+class Spread(Condition):
+    """Gives a class images of a library, as labels that were spread over it tell or as they are in it."""
+
+    looked_up: ClassVar[str] = "found"
+    library: RealImages
+    told_by: Literal["parents", "looked_up", "source"]
+
+    def labels_of(self) -> Literal["parents", "looked_up", "source"]:
+        return self.told_by
+
+    def prepare(self, request: Request, parents: Sequence[Example], rng: np.random.Generator) -> Inputs:
+        library = self.library.open()
+        example = library.read(int(rng.permutation(np.flatnonzero(library.labels == request.label))[0]))
+        return Inputs(images=(example.image,), record={"found": example.key})
 
 
 class World:
@@ -264,6 +284,26 @@ def test_leak_a_generator_conditioned_on_more_than_the_shots(world: World) -> No
         world.evaluate(run, **options)
     found = world.evaluate(run, outside="leave_out", **options)  # the children of the drawn images alone
     assert found["guards"]["passed"] and [row["labels"] for row in found["utility"]["rows"]] == [2] * 4
+
+
+def test_leak_labels_beside_those_of_the_shots(world: World) -> None:
+    """Labels that were spread over a library, or read in it, are of more images than those that the children's arm is compared with."""
+    spread = f"{{kind: tests.test_evaluate_run.Spread, library: {{dataset: {world.train}}}, told_by: "
+    options = {"sections": ["utility"], "classifiers": ["small_network"], "ratios": [0, 1]}
+    run = world.build(condition=spread + "source}")
+    with pytest.raises(UserError, match="parents_outside_shots: 18 synthetic images"):
+        world.evaluate(run, protocol="few_shot", shots=[2], **options)
+    found = story.run(run, str(world.train), str(world.test), Settings(**{**SMALL, **options}), "cpu", dry_run=True)
+    assert found["guards"]["passed"] and found["arms"][2].startswith("real_synthetic")  # all four shots are drawn
+    run = world.build("read", condition=spread + "looked_up}")
+    with pytest.raises(UserError, match=r"parents_outside_shots: \d+ synthetic images .* the draw of 8 images"):
+        world.evaluate(run, **options)
+    run = world.build("seen", condition=spread + "parents}", source=f"{{dataset: {world.train}}}")
+    with pytest.raises(UserError, match="parents_outside_shots"):  # images of the run itself, labels or not
+        world.evaluate(run, protocol="few_shot", shots=[2], **options)
+    library = {"dataset": str(world.train)}
+    assert Propagation(library=library).labels_of() == "source" and Propagation.looked_up == "library"  # type: ignore[arg-type]
+    assert [Retrieval(within=where).labels_of() for where in ("all", "class")] == ["parents", "looked_up"]
 
 
 def test_leak_a_generator_that_gives_test_images_back(world: World) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -28,6 +28,7 @@ class Propagation(Condition):
 
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding"})
     ways: ClassVar[tuple[frozenset[str], ...]] = (needs, frozenset({"image"}))
+    looked_up: ClassVar[str] = "library"
 
     model: str = Field("ViT-B-32/laion2b_s34b_b79k", description="Encoder of the graph: an open_clip name or a local folder.")
     library: RealImages = Field(description="Unlabelled images of the same kind, {dataset: …} as in source; labels in it are not read.")
@@ -54,6 +55,10 @@ class Propagation(Condition):
         if self.strength is not None and self.jitter:
             raise ValueError("jitter moves an embedding, and with strength the child starts from the image itself; remove one of them")
         return self
+
+    def labels_of(self) -> Literal["parents", "looked_up", "source"]:
+        """Every labelled image has its part in where the labels went."""
+        return "source"
 
     def required(self) -> frozenset[str]:
         """image_embedding, or image with a strength; text as well where it is asked for."""

@@ -25,6 +25,7 @@ class Retrieval(Condition):
     """Conditions on the k nearest neighbours in a library: as so many tokens where the pipeline takes several, else on their mean."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding"})
+    looked_up: ClassVar[str] = "neighbours"
 
     model: str = Field("ViT-B-32/laion2b_s34b_b79k", description="Encoder of the index: an open_clip name or a local folder.")
     k: int = Field(4, ge=1, description="Neighbours per image; the paper uses 4.")
@@ -36,6 +37,10 @@ class Retrieval(Condition):
     )
     include_parent: bool = Field(False, description="Whether a parent may be its own neighbour.")
     text: bool = Field(False, description="Use the prompt too.")
+
+    def labels_of(self) -> Literal["parents", "looked_up", "source"]:
+        """Classes of the library are read where neighbours are sought within one."""
+        return "looked_up" if self.within == "class" else "parents"
 
     def required(self) -> frozenset[str]:
         """image_embedding; text as well where it is asked for."""

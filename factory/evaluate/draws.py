@@ -61,6 +61,7 @@ def make(evidence: Evidence) -> Draws:
             checks.append(check)
             counts = np.unique(evidence.real.labels[rows], return_counts=True)[1]  # a class that has no image at all does not count
             draws.append(Draw(seed, int(counts[0]) if (counts == counts[0]).all() else None, rows, inside))
+    _require_children(evidence, draws, held)
     return Draws(validation, draws, _merged(checks))
 
 
@@ -70,6 +71,17 @@ def _require_two_classes(evidence: Evidence, rows: np.ndarray) -> None:
         raise UserError(
             f"utility is measured by telling two classes or more apart, and the real images to train on are of {_names(held)}; "
             "say --only fidelity --only memorisation"
+        )
+
+
+def _require_children(evidence: Evidence, draws: Sequence[Draw], withheld: np.ndarray) -> None:
+    """Raises UserError where validation images had a part in every synthetic image, so that none may be trained on."""
+    held = frozenset(withheld.tolist())
+    had = (own | seen for own, seen in zip(evidence.parents, evidence.looked_up, strict=True))
+    if not any(len(draw.children) for draw in draws) and all(one & held for one in had):
+        raise UserError(
+            "--real: the real images that have to choose the ratio had a part in every synthetic image, by their pixels or their labels, so that "
+            "none is left to train with; name the whole training set, of which the run was made from a part"
         )
 
 
@@ -99,11 +111,14 @@ def _unseen(evidence: Evidence) -> np.ndarray:
 
 
 def _validation(evidence: Evidence) -> np.ndarray:
-    """Real training images, class by class, that the run was not made from; a part of its own where there are no others."""
+    """Real training images, class by class, that the run was not made from; a part of its own where there are no others.
+
+    The only image of a class is kept to train on: that class has no part in the choice.  Raises UserError where no class has.
+    """
     labels, wanted = evidence.real.labels, evidence.settings.validation
     mine = {evidence.real.pixels[row] for row in evidence.own}
     outside = np.array([row for row in _unseen(evidence) if evidence.real.pixels[row] not in mine], np.int64)
-    chosen = []
+    chosen, alone = [], []
     for label in range(len(evidence.class_names)):
         rng = seeds.rng("evaluate", "validation", label)
         free = outside[labels[outside] == label]
@@ -113,9 +128,11 @@ def _validation(evidence: Evidence) -> np.ndarray:
         elif len(own) >= 2:
             chosen.append(rng.permutation(own)[: min(wanted, max(1, int(CUT * len(own))))])
         elif len(own):
-            raise UserError(
-                f"--real: class {evidence.class_names[label]!r} has one image, and none is left to validate on; name the whole training set"
-            )
+            alone.append(evidence.class_names[label])
+    if not chosen:
+        raise UserError("--real: no class has a second image, so that none is left to validate on; name the whole training set")
+    if alone:
+        log.warning("--real has one image of %s: it is trained on, and has no part in choosing the ratio", _names(alone))
     return np.sort(np.concatenate(chosen))
 
 
@@ -146,17 +163,18 @@ def _drawn(evidence: Evidence, own: np.ndarray, others: np.ndarray, seed: int) -
 
 
 def _children(evidence: Evidence, rows: np.ndarray, withheld: np.ndarray, seed: int) -> tuple[np.ndarray, Check]:
-    """(synthetic images whose parents are all drawn, the guard). Children of withheld (validation) images are always left out."""
+    """(synthetic images whose parents are all drawn, the guard). What withheld (validation) images had a part in is always left out."""
     drawn, held = frozenset(rows.tolist()), frozenset(withheld.tolist())
     labelled = evidence.made.images.labels >= 0
-    inside = np.array([place for place, own in enumerate(evidence.parents) if own <= drawn and labelled[place]], np.int64)
+    free = [place for place, seen in enumerate(evidence.looked_up) if labelled[place] and not seen & held]
+    inside = np.array([place for place in free if evidence.parents[place] <= drawn], np.int64)
     strays = [place for place, own in enumerate(evidence.parents) if not own <= drawn and not own & held]
     if evidence.settings.outside == "leave_out":
         strays = []
     keys = frozenset(key for key, row in evidence.keys.items() if row in drawn)
     ids = [evidence.made.images.ids[place] for place in strays]
     name = f"the draw of {len(rows)} images (seed {seed})"
-    return inside, guards.parents_outside(ids, [evidence.made.parents[place] for place in strays], keys, name)
+    return inside, guards.parents_outside(ids, [evidence.ancestors[place] for place in strays], keys, name)
 
 
 def ratios(evidence: Evidence, draws: Sequence[Draw]) -> dict[float, list[np.ndarray]]:

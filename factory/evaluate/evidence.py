@@ -73,8 +73,25 @@ class Evidence:
 
     @cached_property
     def parents(self) -> list[frozenset[int]]:
-        """For each synthetic image the rows of real that are its parents; -1 for one that is not there."""
-        return [frozenset(self.keys.get(key, -1) for key in own) for own in self.made.parents]
+        """For each synthetic image the rows of real whose pixels or labels made it what it is; -1 for one that is not there."""
+        rows = {id(own): frozenset(self.keys.get(key, -1) for key in own) for own in self.ancestors}
+        return [rows[id(own)] for own in self.ancestors]
+
+    @cached_property
+    def ancestors(self) -> list[list[str]]:
+        """The same by content keys: parents; of what was looked up the run's own images, and all where its labels were read; or all labelled ones."""
+        rule = self.run.built.condition.labels_of()
+        if rule == "source":
+            labelled = [self.real.keys[row] for row in self.own if self.real.labels[row] >= 0]
+            return [[*own, *labelled] if own else labelled for own in self.made.parents]
+        mine = {self.real.keys[row] for row in self.own}
+        found = zip(self.made.parents, self.made.looked_up, strict=True)
+        return [[*own, *(key for key in more if rule == "looked_up" or key in mine)] for own, more in found]
+
+    @cached_property
+    def looked_up(self) -> list[frozenset[int]]:
+        """For each synthetic image the rows of real that its condition has looked at beside the parents."""
+        return [frozenset(self.keys[key] for key in own if key in self.keys) for own in self.made.looked_up]
 
     def checks(self) -> list[Check]:
         """The guards that do not depend on which images are drawn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +15,21 @@ from factory.evaluate import guards
 from factory.evaluate.sets import Eyes, ImageSet, Item
 from factory.finished import Run
 
-COLUMNS = ["id", "image", "label", "prompt", "parents"]
+COLUMNS = ["id", "image", "label", "prompt", "parents", "conditioning"]
 
 
 @dataclass(frozen=True)
 class Made:
-    """What was kept. prompts, parents (content keys of real images): of each.  soft: float32 [N, classes] or None.
+    """What was kept. prompts, parents, looked_up (content keys of real images): of each.  soft: float32 [N, classes] or None.
 
+    looked_up: what its condition has looked at beside the parents.
     generated: pixel digest -> id of everything that the run has made, refused images included.
     """
 
     images: ImageSet
     prompts: list[str]
     parents: list[list[str]]
+    looked_up: list[list[str]]
     soft: np.ndarray | None
     generated: dict[bytes, str]
 
@@ -46,6 +49,8 @@ def look(run: Run, eyes: Eyes, renumber: np.ndarray) -> Made:
     generated: dict[bytes, str] = {}
     prompts: list[str] = []
     parents: list[list[str]] = []
+    looked_up: list[list[str]] = []
+    entry = run.built.condition.looked_up
     soft: list[list[float] | None] = []
     places: list[tuple[str, int]] = []
 
@@ -62,6 +67,7 @@ def look(run: Run, eyes: Eyes, renumber: np.ndarray) -> Made:
                     continue
                 prompts.append(row["prompt"] or "")
                 parents.append(list(row["parents"] or []))
+                looked_up.append(str(json.loads(row["conditioning"] or "{}").get(entry, "")).split())
                 soft.append(row.get("soft_label"))
                 places.append((shard, offset))
                 yield row["id"], row["id"], image, int(renumber[row["label"]])
@@ -71,7 +77,7 @@ def look(run: Run, eyes: Eyes, renumber: np.ndarray) -> Made:
         return images.decode(run.store.read_shard(shard, ["image"])["image"][offset].as_py())
 
     found = eyes.look(items(), read, "synthetic images")
-    return Made(found, prompts, parents, _soft(soft, renumber), generated)
+    return Made(found, prompts, parents, looked_up, _soft(soft, renumber), generated)
 
 
 def _soft(rows: list[list[float] | None], renumber: np.ndarray) -> np.ndarray | None:
