@@ -99,6 +99,11 @@ def test_test_images_among_the_training_images_do_not_excuse_copies(tmp_path: Pa
     floor = copies.nearest(mixed.space.take(places), images(real).space)
     found = memorisation.measure(made, images(real), floor, "eye", 0.4, 0, tmp_path)
     assert places == [25, 26, 27, 28, 29] and not found["gate"]["passed"] and "6 of 6" in found["gate"]["text"]
+    assert "Only" not in found["gate"]["text"] and found["compared_with"] == 40
+    found = memorisation.measure(images(pictures(3, 2)), images(real), floor, "eye", 0.4, 0, tmp_path, 50_000)
+    assert found["gate"]["passed"] and found["gate"]["text"].endswith(
+        "Only 40 of the 50000 real training images were compared with; more with --set reference=50000"
+    )
 
 
 def test_a_test_set_that_shows_the_training_images_again_is_a_leak() -> None:
@@ -118,6 +123,27 @@ def test_few_real_images_do_not_tell_how_far_apart_images_are() -> None:
     assert guards.tell_spacing(np.repeat(range(10), 5)) and guards.tell_spacing(np.full(50, -1))
     assert not guards.tell_spacing(np.arange(60)) and not guards.tell_spacing(np.repeat(range(7), 7))
     assert not guards.tell_spacing(np.array([0] * 50 + [1] * 4 + [-1] * 9))
+
+
+def test_strangers_are_no_copies_of_many_test_images_where_training_images_are_few() -> None:
+    units = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    strangers, test = units[:196], units[200:]
+    copied = test[:5] + 0.01 * units[:5]
+
+    def points(some: np.ndarray) -> copies.Space:
+        flat = np.zeros((len(some), 192), np.float32)
+        return copies.Space(some, flat, flat[None], np.zeros(len(some), bool))
+
+    queries, training = points(np.concatenate([strangers, copied])), points(units[196:200])
+    plain = copies.nearest(queries, points(test), training)
+    found = copies.nearest_held_out(queries, points(test), training)
+    assert (plain.ratio[:196] < 0.4).sum() > 20 and (found.ratio[:196] < 0.4).sum() <= 4
+    assert found.row[196:].tolist() == [0, 1, 2, 3, 4] and (found.ratio[196:] < 0.1).all()
+    distance = np.linalg.norm(queries.units - test[found.row], axis=1)
+    assert np.allclose(found.distance, distance)
+    many = copies.nearest_held_out(queries, training, points(test))  # enough of them: they alone tell
+    assert np.array_equal(many.ratio, copies.nearest(queries, training, points(test)).ratio)
 
 
 def test_images_of_one_colour_are_copies_of_nobody() -> None:

@@ -148,11 +148,13 @@ def test_an_interrupted_search_ends_like_one_that_was_not(birds: Path, tmp_path:
         tune(birds, tmp_path / "parts", objective="frechet")
 
 
-def test_accuracy_searches_the_ratio_too(birds: Path, tmp_path: Path) -> None:
+def test_accuracy_searches_the_ratio_too(birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, alone = worth.Judge.accuracy, {"real_strong": 0.6, "real": 0.7}
+    monkeypatch.setattr(worth.Judge, "accuracy", lambda self, arm, made: alone[arm] if made is None else measured(self, arm, made))
     result = tune(birds, tmp_path / "out", objective="accuracy", trials=3, overrides=["amount.rounds=1"])
     assert result["knobs"]["ratio"] == [0.5, 1.0, 2.0, 5.0, 6.0], "as far as 24 images for 4 real ones go"
     best = result["rows"][result["best"]["trial"]]
-    assert 0 <= best["accuracy"] <= 1 and 0 <= result["real_strong"] <= 1
+    assert 0 <= best["accuracy"] <= 1 and result["real_alone"] == 0.7, "few steps make strong augmentation a weak rival"
     winner = recipes.load(tmp_path / "out" / "best.yaml", environ={})
     assert winner.amount.per_class == 4 * best["setting"]["ratio"] and best["kept"] <= 8 * best["setting"]["ratio"]
     assert "real only" in search.summary(result, tmp_path / "out")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from factory import seeds
 from factory.filters.blank import contrast
 from factory.records import evenly
 
@@ -48,6 +49,11 @@ class Space(NamedTuple):
     def take(self, rows: Sequence[int]) -> Space:
         """Some of the images."""
         return Space(self.units[rows], self.thumbs[rows], self.views[:, rows], self.blank[rows])
+
+    def beside(self, other: Space) -> Space:
+        """These images, then those of another space."""
+        parts = [np.concatenate(both, axis=axis) for both, axis in zip(zip(self, other, strict=True), (0, 0, 1, 0), strict=True)]
+        return Space(*parts)
 
 
 def space(features: np.ndarray, small: np.ndarray) -> Space:
@@ -102,6 +108,23 @@ def nearest(queries: Space, reference: Space, among: Space | None = None) -> Nea
     distance = np.linalg.norm(queries.units - reference.units[row], axis=1)
     ratio = ratios[smaller, chosen]
     return Nearest(row, distance, np.where(queries.blank, np.maximum(ratio, 1), ratio))
+
+
+def nearest_held_out(queries: Space, held_out: Space, training: Space) -> Nearest:
+    """The nearest held-out image of every query, and how near it is by the distance of that one to other real images.
+
+    These are the training images. Where there are few beside the held-out ones, any stranger comes nearer to some of many held-out images than
+    a few training images do; then each half of the held-out images is measured by the other half too.
+    """
+    count = len(held_out.units)
+    if 2 * len(training.units) >= count:
+        return nearest(queries, held_out, training if len(training.units) else None)
+    order = seeds.rng("copies", "halves").permutation(count)
+    halves = order[::2], order[1::2]
+    found = [nearest(queries, held_out.take(own), training.beside(held_out.take(other))) for own, other in (halves, halves[::-1])]
+    second = found[1].ratio < found[0].ratio
+    rows = [own[one.row] for own, one in zip(halves, found, strict=True)]
+    return Nearest(*(np.where(second, b, a) for a, b in (rows, [f.distance for f in found], [f.ratio for f in found])))
 
 
 def _spaces(queries: Space, reference: Space, among: Space | None) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]]:

@@ -98,7 +98,7 @@ class Evidence:
         ours, test = self.made.images, self.test
         known = dict(zip(test.pixels, test.ids, strict=True))
         others = [row for row, pixels in enumerate(self.real.pixels) if pixels not in known]  # a test image is at no distance from itself
-        near = copies.nearest(ours.space, test.space, self.real.space.take(others) if others else None)
+        near = copies.nearest_held_out(ours.space, test.space, self.real.space.take(others))
         own = [(self.real.ids[row], self.real.pixels[row]) for row in self.own]
         unseen = [test.ids[place] for place in self.unseen]
         told = guards.tell_spacing(self.real.labels)

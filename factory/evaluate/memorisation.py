@@ -18,7 +18,9 @@ SHEET = 24
 CELL, GAP, TEXT = 112, 8, 18
 
 
-def measure(made: ImageSet, real: ImageSet, floor: Nearest, backbone: str, threshold: float, pairs: int, folder: Path) -> dict[str, Any]:
+def measure(
+    made: ImageSet, real: ImageSet, floor: Nearest, backbone: str, threshold: float, pairs: int, folder: Path, there_are: int | None = None
+) -> dict[str, Any]:  # fmt: skip
     """The section; pictures go to folder/evaluation/.
 
     A ratio is the distance to the nearest real training image over the distance of that image to the nearest other one. Real test images,
@@ -26,15 +28,19 @@ def measure(made: ImageSet, real: ImageSet, floor: Nearest, backbone: str, thres
     synthetic images than of the test images are copies (ratio below the threshold).
 
     floor: of test images that are no real training images, since others tell nothing of unseen ones.
+    there_are: real training images in all, where `real` is a sample of them: copies of the others are not found, and the gate's text says so.
     """
     found = copies.nearest(made.space, real.space)
     copied, expected = int((found.ratio < threshold).sum()), float((floor.ratio < threshold).mean())
     passed = copied <= expected * len(made)
     of = f"{copied} of {len(made)} synthetic images are copies of real training images (ratio below {threshold:g}"
     text = f"{of}; of real test images {expected:.2%} are)" + ("" if passed else "; filter them out before publishing")
+    if there_are is not None and there_are > len(real):
+        text += f". Only {len(real)} of the {there_are} real training images were compared with; more with --set reference={there_are}"
     worst = np.argsort(found.ratio, kind="stable")[:pairs]
     return {
         "backbone": backbone,
+        "compared_with": len(real),
         "ratio_median": float(np.median(found.ratio)),
         "ratio_median_real": float(np.median(floor.ratio)),
         "share_closer_than_real": float((found.ratio < 1).mean()),

@@ -75,8 +75,9 @@ def _run(folder: Path, real: str, test: str, settings: Settings, device: str, dr
         )
     if "memorisation" in settings.sections:
         sections["memorisation"] = memorisation.measure(
-            evidence.made.images, evidence.real, evidence.floor, evidence.eyes.backbone.name, settings.copy_ratio, settings.pairs, folder
-        )
+            evidence.made.images, evidence.real, evidence.floor, evidence.eyes.backbone.name, settings.copy_ratio, settings.pairs, folder,
+            len(evidence.real_table) if len(evidence.real_table) > settings.reference else None,
+        )  # fmt: skip
     kept = _measured_before(evidence, sections)
     return _write(evidence, started, {**kept, **sections, "guards": _guards(checks)})
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from factory import recipe as recipes
 from factory.errors import UserError
+from factory.evaluate.utility import Arm
 from factory.files import write_json
 from factory.tune import space, worth
 from factory.tune.space import Knob, Setting
@@ -131,7 +132,7 @@ def _write_down(study: Any, judge: Judge, out: Path) -> dict[str, Any]:
         "objective": judge.objective,
         "best": {"trial": done.index(best), "value": best.value, "keys": best.user_attrs["worth"]["keys"]},
         "as_written": first,
-        "real_strong": reference,
+        "real_alone": reference,
         "validation_images": len(judge.validation.labels),
         "knobs": {knob.name: list(knob.values) for knob in judge.knobs},
         "recipe": str(out / "best.yaml"),
@@ -142,12 +143,14 @@ def _write_down(study: Any, judge: Judge, out: Path) -> dict[str, Any]:
 
 
 def _real_alone(study: Any, judge: Judge) -> float | None:
-    """The accuracy without synthetic images, measured once for a search; None where the objective is another."""
+    """The better accuracy without synthetic images, as they are or strongly augmented, each measured once; None for another objective."""
     if judge.objective != "accuracy":
         return None
-    if "real_strong" not in study.user_attrs:
-        study.set_user_attr("real_strong", judge.accuracy("real_strong", None))
-    return float(study.user_attrs["real_strong"])
+    arms: tuple[Arm, ...] = ("real_strong", "real")
+    for arm in arms:
+        if arm not in study.user_attrs:
+            study.set_user_attr(arm, judge.accuracy(arm, None))
+    return max(float(study.user_attrs[arm]) for arm in arms)
 
 
 def summary(result: dict[str, Any], out: Path) -> str:
@@ -155,8 +158,8 @@ def summary(result: dict[str, Any], out: Path) -> str:
     best, name = result["best"], result["objective"]
     lines = [f"searched   {len(result['rows'])} settings, {name} on {result['validation_images']} real validation images"]
     lines += [f"as written {_shown(result['as_written'])}", f"best       {_shown(best['value'])}, trial {best['trial']}"]
-    if result["real_strong"] is not None:
-        lines.append(f"real only  {_shown(result['real_strong'])}" + _judged(best["value"], result["real_strong"]))
+    if result["real_alone"] is not None:
+        lines.append(f"real only  {_shown(result['real_alone'])}" + _judged(best["value"], result["real_alone"]))
     lines += [f"           {key}: {value}" for key, value in best["keys"].items()]
     return "\n".join([*lines, f"recipe     {result['recipe']}", f"table      {out / 'search.json'}"])
 
