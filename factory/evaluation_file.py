@@ -23,6 +23,14 @@ def read(run: Path) -> dict[str, Any] | None:
     return found
 
 
+def interval_over(utility: dict[str, Any]) -> str:
+    """What the intervals of a utility section are over, in words; "" where it does not say."""
+    vary = (utility.get("protocol") or {}).get("seeds_vary")
+    if vary is None:
+        return ""
+    return "trainings and images, for this one draw of real images" if vary == "training" else "draws of real images, trainings and images"
+
+
 def measured(found: dict[str, Any], selection: str | None) -> bool:
     """Whether an evaluation is of the images with this `select.digest`; where either does not say which ones, it is not."""
     return selection is not None and found.get("selection") == selection

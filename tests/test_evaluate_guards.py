@@ -483,9 +483,21 @@ def test_clip_score_agrees_with_torchmetrics() -> None:
     prompts = ["a", "a cat", "a photo of a dog", "x" * 40, "two"]
     theirs = float(clip_score(list(images), prompts, model_name_or_path=lambda: (towers, towers)))
     units = torch.nn.functional.normalize(towers.get_image_features(images), dim=1).numpy()
-    ours = likeness.clip_scores(image_set(units, np.zeros(5, int), units), prompts, towers)
+    ours = likeness.clip_scores(units, prompts, towers)
     assert float(ours.mean()) == pytest.approx(theirs, rel=1e-5)
-    assert np.isnan(likeness.clip_scores(image_set(units, np.zeros(5, int), units), ["", *prompts[1:]], towers)[0])
+    assert np.isnan(likeness.clip_scores(units, ["", *prompts[1:]], towers)[0])
+
+
+def test_clip_scores_stand_beside_those_of_real_images_of_the_class_under_the_same_prompts() -> None:
+    towers: Any = TwoTowers()
+    prompts = ["a", "a", "x" * 40, "x" * 40, ""]
+    said = towers.encode_texts(prompts)
+    labels, wrong = np.array([0, 0, 1, 1, 2]), said[[2, 2, 0, 0, 0]]
+    real = image_set(said[[0, 0, 0, 2, 2, 2]], np.repeat([0, 1], 3), said[[0, 0, 0, 2, 2, 2]])
+    whole, first, second, third = likeness.measure(image_set(wrong, labels, wrong), real, "eye", ["a", "b", "c"], prompts, towers)["rows"]
+    for row in (whole, first, second):
+        assert row["clip_score"] < 60 and row["clip_score_real"] == pytest.approx(100, abs=1e-3)
+    assert third["clip_score"] is None and third["clip_score_real"] is None
 
 
 def test_seeds_that_change_nothing_do_not_make_a_few_images_certain() -> None:

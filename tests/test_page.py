@@ -85,7 +85,7 @@ def evaluation() -> dict[str, Any]:
             "metric": "balanced_accuracy",
             "classifier": "small_network",
             "seeds": 5,
-            "protocol": {"classes": ["heron <i>& co", "finch"]},
+            "protocol": {"classes": ["heron <i>& co", "finch"], "seeds_vary": "training"},
             "rows": [
                 {**row, "arm": "real", "ratio": 0, "accuracy_mean": 0.60},
                 {**row, "arm": "real_strong", "ratio": 0, "accuracy_mean": 0.641},
@@ -158,6 +158,7 @@ def test_an_evaluation_comes_first_and_in_full(evaluated: Path) -> None:
     page = Page((evaluated / "report.html").read_text(encoding="utf-8"))
     assert page.texts["verdict"].count("Do not use it") == 1 and "It hurts by <2.1> points." in page.texts["verdict"]
     assert "-2.1 ± 1.3" in page.texts["verdict"] and "memorisation gate failed" in page.texts["verdict"]
+    assert "95% interval over trainings and images, for this one draw of real images, against" in page.texts["utility"]
     assert "64.1 ± 1.0" in page.texts["utility"] and "3.21" in page.texts["fidelity"] and "1.5" in page.texts["fidelity"]
     assert "no picture" in page.texts["memorisation"], "a picture outside the run is not read"
     assert sum(own.get("alt", "") == "synthetic image beside its nearest real one" for own in page.all("img")) == 1

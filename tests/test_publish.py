@@ -92,6 +92,13 @@ def test_any_section_of_the_evaluation_may_be_absent(built: Path) -> None:
     assert "**Published although" in publish.card([{**facts, "accepted": "the gate did not pass (7 pairs)"}], 1)
 
 
+def test_the_card_says_what_an_interval_is_over(built: Path) -> None:
+    for vary, said in (("training", "for this one draw of real images)"), ("drawn images and training", "over draws of real images, ")):
+        utility = {**EVALUATION["utility"], "protocol": {"seeds_vary": vary}}
+        text = publish.card([{**facts_of(built), "evaluation": {**EVALUATION, "utility": utility}}], 1)
+        assert "+3.1 ± 0.8 points (95% interval over " in text and said in text
+
+
 def test_an_image_is_made_again_without_its_filters(built: Path) -> None:
     local = ["source.dataset", "generator[0].model", "filters[1].model"]
     text = publish.card([{**facts_of(built), "local": local}], 1, "ada/birds")

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -274,3 +276,16 @@ def test_agreement_prefers_what_a_probe_recognises(birds: Path, tmp_path: Path) 
     order = bright.argsort()
     apart = (judge_of["labels"][order] == np.sort(judge_of["labels"])).mean()
     assert value > 0.8 and apart > 0.8, "a dark and a bright class are told apart by their colours"
+
+
+def test_a_source_without_labels_is_searched_by_distances(birds: Path, tmp_path: Path) -> None:
+    rows = [{"image": {"bytes": path.read_bytes(), "path": None}} for path in sorted((tmp_path / "birds").rglob("*.png"))]
+    for name, own in (("own", rows[::8]), ("more", rows)):
+        pq.write_table(pa.Table.from_pylist(own), tmp_path / f"{name}.parquet")
+    text = birds.read_text(encoding="utf-8").replace(f"{tmp_path / 'birds'}, shots: 4", f"{tmp_path / 'own.parquet'}, label: null")
+    birds.write_text(text.replace("per_class: 24", "per_class: 60") + "prompts: {text: a bird}\n", encoding="utf-8")
+    real = str(tmp_path / "more.parquet")
+    result = tune(birds, tmp_path / "out", real=real, trials=1, objective="coverage")
+    assert result["validation_images"] == 28 and result["best"]["value"] is not None
+    with pytest.raises(UserError, match=r"accuracy: the recipe's source has no labels, .*; choose frechet or coverage"):
+        tune(birds, tmp_path / "accuracy", real=real, objective="accuracy")

@@ -46,7 +46,7 @@ class Space(NamedTuple):
     views: np.ndarray
     blank: np.ndarray
 
-    def take(self, rows: Sequence[int]) -> Space:
+    def take(self, rows: Sequence[int] | np.ndarray) -> Space:
         """Some of the images."""
         return Space(self.units[rows], self.thumbs[rows], self.views[:, rows], self.blank[rows])
 

@@ -28,7 +28,7 @@ def measure(
     The real images are cut in two: one half is what the synthetic images are compared with, the other half stands in their place for the
     floor. All samples of a row are of one size, since these numbers shrink or grow with it.
     """
-    scores = None if clip is None else clip_scores(made, prompts, clip)
+    scores = None if clip is None else _scored(made, real, prompts, clip)
     rows = [_row(None, made, real, np.arange(len(made)), np.arange(len(real)), scores)]
     for label, name in enumerate(class_names):
         ours, theirs = np.flatnonzero(made.labels == label), np.flatnonzero(real.labels == label)
@@ -43,16 +43,31 @@ def name_of(backbone: str) -> str:
     return "Inception (FID, KID)" if backbone == INCEPTION else backbone
 
 
-def clip_scores(made: ImageSet, prompts: Sequence[str], clip: Encoder) -> np.ndarray:
-    """100 · max(cosine of image and prompt, 0), float [N] (Hessel et al. 2021, arXiv 2104.08718, scaled as torchmetrics does); NaN for no prompt."""
-    assert made.clip is not None
+def clip_scores(images: np.ndarray, prompts: Sequence[str], clip: Encoder) -> np.ndarray:
+    """100 · max(cosine of image and prompt, 0), float [N] (Hessel et al. 2021, arXiv 2104.08718, scaled as torchmetrics does); NaN for no prompt.
+
+    images: the encoder's embeddings, float32 [N, E] of unit length.
+    """
     texts = clip.encode_texts(list(prompts))
-    values = 100 * np.maximum((made.clip * texts).sum(1), 0)
+    values = 100 * np.maximum((images * texts).sum(1), 0)
     return np.where([bool(prompt.strip()) for prompt in prompts], values, np.nan)
 
 
+def _scored(made: ImageSet, real: ImageSet, prompts: Sequence[str], clip: Encoder) -> dict[str, np.ndarray]:
+    """CLIP scores of the synthetic images, and of real images of their classes under the same prompts; NaN where a class has none."""
+    assert made.clip is not None and real.clip is not None
+    rng = seeds.rng("fidelity", "clip_score")
+    partner = np.full(len(made), -1)
+    for label in np.unique(made.labels):
+        own = np.flatnonzero(made.labels == label)
+        some = np.flatnonzero(real.labels == label) if label >= 0 else np.arange(len(real))
+        partner[own] = rng.permutation(np.resize(some, len(own))) if len(some) else -1
+    theirs = np.where(partner[:, None] >= 0, real.clip[partner], np.nan)
+    return {"clip_score": clip_scores(made.clip, prompts, clip), "clip_score_real": clip_scores(theirs, prompts, clip)}
+
+
 def _row(
-    name: str | None, made: ImageSet, real: ImageSet, ours: np.ndarray, theirs: np.ndarray, scores: np.ndarray | None
+    name: str | None, made: ImageSet, real: ImageSet, ours: np.ndarray, theirs: np.ndarray, scores: dict[str, np.ndarray] | None
 ) -> dict[str, Any]:
     size = min(len(ours), len(theirs) // 2, MOST)
     row: dict[str, Any] = {"class": name}
@@ -69,8 +84,9 @@ def _row(
         near = fidelity.manifold(features[0], fake, NEIGHBOURS) if size > NEIGHBOURS else {}
         row |= {key + suffix: near.get(key) for key in ("precision", "recall", "density", "coverage")}
         row["vendi" + suffix] = vendi_score(fake) if size >= 2 else None
-    own = np.full(1, np.nan) if scores is None else scores[ours]
-    row["clip_score"] = None if np.isnan(own).all() else float(np.nanmean(own))
+    for key in ("clip_score", "clip_score_real"):
+        own = np.full(1, np.nan) if scores is None else scores[key][ours]
+        row[key] = None if np.isnan(own).all() else float(np.nanmean(own))
     return row
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from factory import __version__, finished, publish
+from factory import __version__, evaluation_file, finished, publish
 from factory.files import write_atomically, write_text
 from factory.finished import Run
 from factory.page import charts, pictures, scores
@@ -62,6 +62,7 @@ def html(run: Run, rows: np.ndarray, name: str, album: pictures.Album) -> str:
         evaluation=evaluation,
         charts=charts.accuracy(utility) if utility else [],
         arms=charts.arms(utility) if utility else [],
+        interval_over=(evaluation_file.interval_over(utility) if utility else "") or "seeds and images",
         shot_groups=charts.shot_groups(utility) if utility else [],
         fidelity=charts.fidelity(evaluation["fidelity"]) if evaluation.get("fidelity") else None,
         pairs=pictures.pairs(run.store.folder, memorisation) if memorisation else [],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from factory import evaluation_file
 from factory.publish.markdown import number, percent, table
 
 _FIDELITY = ("frechet", "frechet_real", "precision", "recall", "density", "coverage")
@@ -16,19 +17,24 @@ def text(evaluation: dict[str, Any] | None, accepted: str) -> str:
         return "\n".join(
             [*warning, "Not measured. `factory evaluate` compares training with and without these images, on real test images.\n"]
         )
-    told = [_verdict(evaluation.get("verdict")), _utility(evaluation.get("utility")), _fidelity(evaluation.get("fidelity"))]
+    told = [
+        _verdict(evaluation.get("verdict"), evaluation.get("utility") or {}),
+        _utility(evaluation.get("utility")),
+        _fidelity(evaluation.get("fidelity")),
+    ]
     told.append(_memorisation(evaluation.get("memorisation")))
     return "\n".join([*warning, *(part for part in told if part)]) or "Nothing was measured.\n"
 
 
-def _verdict(verdict: dict[str, Any] | None) -> str:
+def _verdict(verdict: dict[str, Any] | None, utility: dict[str, Any]) -> str:
     if not verdict:
         return ""
     gain, half = verdict.get("gain"), verdict.get("ci95")
     said = f"**{str(verdict.get('text') or 'No verdict').strip()}**\n"
     if gain is None or half is None:
         return said
-    return f"{said}\nGain in accuracy: {100 * gain:+.1f} ± {100 * half:.1f} points (95% interval).\n"
+    over = evaluation_file.interval_over(utility)
+    return f"{said}\nGain in accuracy: {100 * gain:+.1f} ± {100 * half:.1f} points (95% interval{' over ' if over else ''}{over}).\n"
 
 
 def _utility(utility: dict[str, Any] | None) -> str:

@@ -15,7 +15,7 @@ from factory.evaluate.utility import Arm
 from factory.files import write_json
 from factory.tune import space, worth
 from factory.tune.space import Knob, Setting
-from factory.tune.worth import LOWER, OBJECTIVES, Judge, Objective, Worth
+from factory.tune.worth import LOWER, OBJECTIVES, UNLABELLED, Judge, Objective, Worth
 
 log = logging.getLogger("factory")
 RANDOM = 8  # settings drawn at random before the model of the search is trusted
@@ -34,13 +34,17 @@ def run(
         raise UserError(f"--objective {objective}: there are {', '.join(OBJECTIVES)}")
     recipe = recipes.load(path, overrides)
     table = recipe.source.open()
+    if not table.class_names and objective not in UNLABELLED:
+        raise UserError(
+            f"--objective {objective}: the recipe's source has no labels, which it is measured with; choose {' or '.join(UNLABELLED)}"
+        )
     images = worth.validation(recipe, table, real, split, per_class, test)
     judge = Judge(
         path, (*overrides, *space.opened(path, overrides)), recipe, table, images, out / "runs", objective, backbone, networks, steps, device
     )  # fmt: skip
     if not judge.knobs:
         raise UserError(f"{path}: there is nothing to search; give a filter a bound, the condition a strength or the generator a guidance")
-    if objective in ("frechet", "coverage") and len(images.labels) < worth.LEAST:
+    if objective in UNLABELLED and len(images.labels) < worth.LEAST:
         raise UserError(f"--real {real}: {len(images.labels)} images are too few for a distance; give at least {worth.LEAST}")
     measured = [backbone] if objective != "accuracy" else [networks, steps]
     seen = [recipe.settings(), table.fingerprint, images.fingerprint]

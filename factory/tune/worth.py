@@ -30,6 +30,7 @@ log = logging.getLogger("factory")
 Objective = Literal["accuracy", "frechet", "coverage", "agreement"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 LOWER = ("frechet",)  # the objectives of which less is better
+UNLABELLED = ("frechet", "coverage")  # those that ask for no classes
 LEAST = 20  # images that a distance is measured on
 
 
@@ -176,7 +177,7 @@ def fitted(found: Iterable[tuple[int, np.ndarray]], size: tuple[int, ...] | None
 
 
 def validation(recipe: Recipe, table: Table, dataset: str, split: str, most: int, test: str | None = None) -> Part:
-    """At most `most` real images a class that the recipe does not use, none of them a test image.
+    """At most `most` real images a class, or in all where there are none, that the recipe does not use, none of them a test image.
 
     test: the held-out images as `factory evaluate` takes them; None for the test split of `dataset`, where this is a folder that has one.
     Raises UserError, also where the recipe itself uses a test image.
@@ -189,7 +190,7 @@ def validation(recipe: Recipe, table: Table, dataset: str, split: str, most: int
     guards.require([guards.test_images_in("training_in_test", "images of the recipe's source", own, known)])
     used, tested = {digest for _, digest in own}, 0
     chosen: list[tuple[int, np.ndarray]] = []
-    for label in range(len(table.class_names)):
+    for label in range(len(table.class_names)) if table.class_names else (-1,):
         order = seeds.rng(recipe.seed, "validation", label).permutation(np.flatnonzero(found.labels == label))
         wanted = len(chosen) + most
         for _, example in readable(found, order, "--real"):
@@ -226,7 +227,7 @@ def _opened(recipe: Recipe, table: Table, dataset: str, split: str) -> Table:
         found: Table = source.open()
     except UserError as error:
         raise UserError(f"--real: {str(error).removeprefix('source.dataset: ')}") from error
-    if found.class_names != table.class_names or not table.class_names:
+    if found.class_names != table.class_names:
         raise UserError(
             f"--real {dataset} has the classes {found.class_names}, and the recipe's source has {table.class_names}; they must agree"
         )
