@@ -298,6 +298,13 @@ def test_cards_of_trained_folders_are_read_by_fingerprint_and_split(tmp_path: Pa
     for odd in ("birds", ["birds"], 3):  # a third party's file
         (tmp_path / "training.json").write_text(json.dumps({"trained_on": odd}))
         assert cards.trained_on_test([{"model": str(tmp_path)}], Wordless(["a"]), {"dataset": "birds", "split": "test"}).passed
+    (tmp_path / "training.json").write_text(json.dumps({"trained_on": {"fingerprint": "0"}}))
+    (tmp_path / "lora.safetensors").touch()
+    for named in (str(tmp_path), str(tmp_path / "lora.safetensors"), f"transformers:{tmp_path}"):
+        check = cards.trained_on_test([{"model": "org/base", "loras": [{"model": named}]}], Wordless(["a"]), {"dataset": "birds"})
+        assert len(check.ids) == 1 and check.ids[0].startswith(f"{tmp_path.name}: trained_on.fingerprint"), named
+    for nowhere in ("hf-hub:org/name", "./gone", "~/gone", "-a/b", "a--b/c", "ViT-B-32/laion2b_s34b_b79k", "org/name-", "x" * 99 + "/y"):
+        assert cards.trained_on_test([{"model": nowhere}], Wordless(["a"]), {"dataset": "birds"}).passed
     shipped = [{"model": str(ROOT / "data" / "models" / "fashion-mnist")}]
     assert cards.trained_on_test(shipped, Wordless(["a"]), {"dataset": "data/fashion-mnist", "split": "test"}).passed
 

@@ -84,6 +84,11 @@ def test_a_card_without_measurements_says_so(built: Path) -> None:
     assert "Not measured" in text and "Nobody has measured whether images repeat" in text and "not stated by its owner" in text
 
 
+def test_a_card_does_not_say_that_all_training_images_were_looked_at(built: Path) -> None:
+    text = publish.card([{**facts_of(built), "evaluation": EVALUATION}], 1)
+    assert "not among all that the generator may have seen" in text and "Nobody has measured" not in text
+
+
 def test_any_section_of_the_evaluation_may_be_absent(built: Path) -> None:
     facts = facts_of(built)
     for section in EVALUATION:

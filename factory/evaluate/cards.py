@@ -15,6 +15,7 @@ from factory.evaluate import claims, guards
 from factory.evaluate.guards import Check
 
 log = logging.getLogger("factory")
+_LIBRARY = re.compile(r"^(?:hf-hub|transformers|open_clip|timm):")  # by which a model is opened: hf-hub:org/name
 _SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
 
 
@@ -25,8 +26,9 @@ def trained_on_test(kinds: list[dict[str, Any]], test: Table, source: Mapping[st
     dataset that holds them or is called test, or in words. A card that cannot be had says nothing.
     """
     named: list[str] = []
-    for model in dict.fromkeys(name for kind in kinds for name in _models(kind)):
+    for model in dict.fromkeys(_LIBRARY.sub("", name) for kind in kinds for name in _models(kind)):
         folder = Path(model).expanduser()
+        folder = folder.parent if folder.is_file() else folder  # weights of a folder that has the card
         facts, text = _facts(folder, model), _text(folder, model)
         named += [f"{folder.name if folder.is_dir() else model}: {why}" for why in _reasons(facts, text, test, source)][:1]
     why = f"{len(named)} models that made these images were trained on the test split by their own cards; use others, or other test images"
@@ -39,7 +41,9 @@ def _models(value: Any) -> Iterator[str]:
         for key, inner in value.items():
             if key == "dataset":
                 continue  # images to look things up in
-            if isinstance(inner, str) and (key in ("model", "path", "id", "weights") or Path(inner).expanduser().is_dir()):
+            if isinstance(inner, str) and (
+                key in ("model", "path", "id", "weights") or Path(_LIBRARY.sub("", inner)).expanduser().is_dir()
+            ):
                 yield inner
             else:
                 yield from _models(inner)
@@ -130,6 +134,10 @@ def _file(folder: Path, model: str, name: str) -> str:
     path: Any = folder / name if folder.is_dir() else None
     if path is None and model.count("/") == 1:
         from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
 
-        path = try_to_load_from_cache(model, name)
+        try:
+            path = try_to_load_from_cache(model, name)
+        except HFValidationError:  # no id, but a folder that is no longer there
+            return ""
     return Path(path).read_text(encoding="utf-8", errors="replace") if isinstance(path, str | Path) and Path(path).is_file() else ""

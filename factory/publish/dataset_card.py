@@ -105,6 +105,10 @@ def _limits(parts: Sequence[dict[str, Any]]) -> str:
         limits.append("The images descend from few real ones, whose content hashes are in `parents`: they are as narrow as those.")
     if not all("memorisation" in evaluation for evaluation in measured):
         limits.append("Nobody has measured whether images repeat training images of the generator.")
+    else:
+        limits.append(
+            "Copies were looked for among the real images that the evaluation was given, not among all that the generator may have seen."
+        )
     if not all("utility" in evaluation for evaluation in measured):
         limits.append("Nobody has measured whether training with these images helps.")
     uneven = [part["classes"] for part in parts if len({counts["kept"] for counts in part["classes"].values()}) > 1]
