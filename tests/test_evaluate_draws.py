@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from factory.errors import UserError
-from factory.evaluate import draws, trials, utility
+from factory.evaluate import draws, trials, utility, verdict
 from factory.evaluate.draws import Draw, Draws
 from factory.evaluate.settings import Settings
 
@@ -62,6 +62,15 @@ def test_the_only_image_of_a_class_is_trained_on(caplog: pytest.LogCaptureFixtur
     assert "one image of crane: it is trained on" in caplog.text
     with pytest.raises(UserError, match="no class has a second image"):
         draws.make(evidence(images([0, 1]), [0, 1], [{0}, {1}], validation=1))
+
+
+def test_classes_without_a_synthetic_image_are_named() -> None:
+    own = evidence(images([0] * 4 + [1] * 4 + [2] * 4), [0, 1, 4, 5, 8, 9], [{0}, {1}, {8}], validation=2)
+    found = draws.make(own)
+    assert draws.lacking(own, found.draws) == ["heron"] and not draws.ratios(own, found.draws)
+    rows = [{"arm": arm, "classifier": "eye", "ratio": 0.0, "labels": 2, "seed": 0, "validation": ["1"]} for arm in ("real", "real_strong")]
+    said = verdict.verdict(rows, "eye", ["heron"])
+    assert said["use"] is None and "no synthetic image of heron may be trained with" in said["text"]
 
 
 def test_shots_stay_apart_where_a_class_has_images_for_validation_alone() -> None:

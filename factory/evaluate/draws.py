@@ -201,6 +201,11 @@ def ratios(evidence: Evidence, draws: Sequence[Draw]) -> dict[float, list[np.nda
     return found
 
 
+def lacking(evidence: Evidence, draws: Sequence[Draw]) -> list[str]:
+    """Classes of which a draw has no synthetic image: at its point of the protocol none can be trained with."""
+    return [evidence.class_names[c] for c in sorted({c for draw in draws for c, own in _order(evidence, draw).items() if not len(own)})]
+
+
 def _order(evidence: Evidence, draw: Draw) -> dict[int, np.ndarray]:
     """Each drawn class's children, in the order in which ratios take them."""
     labels = evidence.made.images.labels[draw.children]

@@ -131,6 +131,11 @@ def _guards(checks: list[Check]) -> dict[str, Any]:
 
 def _utility(evidence: Evidence, planned: Draws, folder: Path) -> dict[str, Any]:
     settings = evidence.settings
+    lacking = drawing.lacking(evidence, planned.draws)
+    if lacking:
+        log.warning(
+            "there is no synthetic image of %s to train with, so at that point no ratio can be tried", ", ".join(lacking[: guards.NAMED])
+        )
     rows = trials.run(evidence, planned, trials.plan(evidence, planned), folder / "evaluation" / "trials.jsonl")
     choices: dict[str, Any] = {classifier: verdict.choose(rows, classifier) for classifier in settings.classifiers}
     first = settings.classifiers[0]
@@ -146,7 +151,7 @@ def _utility(evidence: Evidence, planned: Draws, folder: Path) -> dict[str, Any]
         "settings": settings.model_dump(mode="json", exclude={"sections", "pairs", "clip"}),
     }
     body = {"protocol": protocol, "metric": "balanced_accuracy", "classifier": first, "seeds": settings.seeds}
-    found = verdict.verdict(rows, first)
+    found = verdict.verdict(rows, first, lacking)
     log.info("verdict: %s", found["text"])
     return {"verdict": found, "utility": {**body, "rows": verdict.table(rows, choices), "sweep": verdict.sweep(rows)}}
 

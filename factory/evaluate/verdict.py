@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from factory.evaluate import hits, protocols
+from factory.evaluate.guards import NAMED
 from factory.evaluate.statistics import Interval, over_seeds_and_images
 
 STRONG = "real_strong"
@@ -84,17 +85,22 @@ def _summary(rows: Sequence[Row], split: str, labels: int | None, classifier: st
     return entry
 
 
-def verdict(rows: Sequence[Row], classifier: str) -> Row:
+def verdict(rows: Sequence[Row], classifier: str, lacking: Sequence[str] = ()) -> Row:
     """{use, ratio, gain, ci95, text}: gain and ci95 are of balanced accuracy on the test images, None where unknown and where no ratio was chosen.
 
     The gain is over the better one, on validation images, of real images as they are and with strong augmentation.
     use: True where both the validation images, which chose, and the test images, which are looked at once, show a gain that is told from
     chance; None where only the former do, where nothing tells of chance, or where the test shows a loss at one of the points; False
     otherwise. So the test can only take back.
+
+    lacking: classes without a synthetic image, to be named where none could be trained with.
     """
     choices = choose(rows, classifier)
     if not any(row["arm"] == "real_synthetic" and row["classifier"] == classifier for row in rows):
-        return unknown("Undecided: there are not enough synthetic images of every class to train with.")
+        named = ", ".join(lacking[:NAMED]) + ("…" if len(lacking) > NAMED else "") or "some classes"
+        return unknown(
+            f"Undecided: no synthetic image of {named} may be trained with, and every class needs some; loosen a filter or make more of them."
+        )
     points = [(choice, own) for choice, (_, own) in zip(choices, _points(rows, classifier), strict=True) if choice.ratio > 0]
     if not points:
         over = _over({choice.rival for choice in choices})
