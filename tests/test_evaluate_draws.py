@@ -47,10 +47,12 @@ def test_an_image_that_is_there_twice_is_not_trained_on_where_it_validates() -> 
     assert all(check.passed for check in found.checks)
 
 
-def test_what_a_validation_image_was_looked_up_for_is_left_out() -> None:
+def test_what_a_validation_image_was_looked_up_for_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "factory")
     real = images([0] * 4 + [1] * 4)
     found = draws.make(evidence(real, [0, 1, 4, 5], [{0}, {0}, {4}, {5}], seen=[{2, 3}, set(), {6, 7}, {0}], validation=2))
     assert found.validation.tolist() == [2, 3, 6, 7] and [draw.children.tolist() for draw in found.draws] == [[1, 3]] * 3
+    assert "2 of 4 synthetic images are never trained on" in caplog.text
     with pytest.raises(UserError, match=r"had a part in every synthetic image.*name the whole training set"):
         draws.make(evidence(images([0] * 4 + [1] * 4), list(range(8)), [set(range(8))] * 4, validation=1))
 

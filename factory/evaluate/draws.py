@@ -75,10 +75,12 @@ def _require_two_classes(evidence: Evidence, rows: np.ndarray) -> None:
 
 
 def _require_children(evidence: Evidence, draws: Sequence[Draw], withheld: np.ndarray) -> None:
-    """Raises UserError where validation images had a part in every synthetic image, so that none may be trained on."""
+    """Say how many synthetic images validation images had a part in. Raises UserError where it is all, so that none may be trained on."""
     held = frozenset(withheld.tolist())
-    had = (own | seen for own, seen in zip(evidence.parents, evidence.looked_up, strict=True))
-    if not any(len(draw.children) for draw in draws) and all(one & held for one in had):
+    had = [bool(own & held or seen & held) for own, seen in zip(evidence.parents, evidence.looked_up, strict=True)]
+    if any(had):
+        log.info("%d of %d synthetic images are never trained on: images that choose the ratio had a part in them", sum(had), len(had))
+    if not any(len(draw.children) for draw in draws) and all(had):
         raise UserError(
             "--real: the real images that have to choose the ratio had a part in every synthetic image, by their pixels or their labels, so that "
             "none is left to train with; name the whole training set, of which the run was made from a part"
