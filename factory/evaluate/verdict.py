@@ -99,7 +99,7 @@ def verdict(rows: Sequence[Row], classifier: str, lacking: Sequence[str] = ()) -
     if not any(row["arm"] == "real_synthetic" and row["classifier"] == classifier for row in rows):
         named = ", ".join(lacking[:NAMED]) + ("…" if len(lacking) > NAMED else "") or "some classes"
         return unknown(
-            f"Undecided: no synthetic image of {named} may be trained with, and every class needs some; loosen a filter or make more of them."
+            f"Undecided: no synthetic image of {named} may be trained with, and every class needs some; make more, loosen a filter, or build a run from the drawn images alone."
         )
     points = [(choice, own) for choice, (_, own) in zip(choices, _points(rows, classifier), strict=True) if choice.ratio > 0]
     if not points:
