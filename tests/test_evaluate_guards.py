@@ -396,6 +396,18 @@ def test_gains_of_several_points_are_averaged_for_each_seed() -> None:
     assert "1:1 at 1 labels a class, 2:1 at 8 labels a class" in found["text"]
 
 
+def test_points_where_nothing_could_be_tried_are_named_and_count_for_nothing() -> None:
+    def without(gains: list[float]) -> dict[str, Any]:
+        bare = [row for row in rows({1: GOOD}, {1: GOOD}, 1) if row["arm"] != "real_synthetic"]
+        return verdict.verdict(bare + rows({2: gains}, {2: GOOD}, 8), "small_network")
+
+    found = without(GOOD)
+    assert found["use"] is True and found["ratio"] == 2 and found["gain"] == pytest.approx(0.055)
+    assert "0:1" not in found["text"] and "synthetic to real 2:1 at 8 labels a class" in found["text"]
+    for one in (found, without(BAD)):
+        assert one["text"].endswith("Nothing was tried at 1 labels a class, where a class has no synthetic image to train with.")
+
+
 def test_a_gain_on_the_whole_does_not_excuse_a_loss_at_one_point() -> None:
     def text(loss: float) -> dict[str, Any]:
         lost = [loss, loss + 0.005, loss - 0.005]

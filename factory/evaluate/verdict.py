@@ -91,20 +91,22 @@ def verdict(rows: Sequence[Row], classifier: str, lacking: Sequence[str] = ()) -
     The gain is over the better one, on validation images, of real images as they are and with strong augmentation.
     use: True where both the validation images, which chose, and the test images, which are looked at once, show a gain that is told from
     chance; None where only the former do, where nothing tells of chance, or where the test shows a loss at one of the points; False
-    otherwise. So the test can only take back.
+    otherwise. So the test can only take back. Points without a training with synthetic images have no part in it, and the text names them.
 
     lacking: classes without a synthetic image, to be named where none could be trained with.
     """
-    choices = choose(rows, classifier)
-    if not any(row["arm"] == "real_synthetic" and row["classifier"] == classifier for row in rows):
+    pairs = list(zip(choose(rows, classifier), (own for _, own in _points(rows, classifier)), strict=True))
+    tried = [pair for pair in pairs if any(row["arm"] == "real_synthetic" for row in pair[1])]
+    choices, untried = [choice for choice, _ in tried], _untried([pair[0] for pair in pairs if pair not in tried])
+    if not tried:
         named = ", ".join(lacking[:NAMED]) + ("…" if len(lacking) > NAMED else "") or "some classes"
         return unknown(
             f"Undecided: no synthetic image of {named} may be trained with, and every class needs some; make more, loosen a filter, or build a run from the drawn images alone."
         )
-    points = [(choice, own) for choice, (_, own) in zip(choices, _points(rows, classifier), strict=True) if choice.ratio > 0]
+    points = [(choice, own) for choice, own in tried if choice.ratio > 0]
     if not points:
         over = _over({choice.rival for choice in choices})
-        text = f"Do not use it: no share of synthetic images does better on validation images than {over}."
+        text = f"Do not use it: no share of synthetic images does better on validation images than {over}.{untried}"
         return {"use": False, "ratio": 0.0, "gain": None, "ci95": None, "text": text}
     tested = _gain(points, "test", len(choices))
     validated = _gain(points, "validation", len(choices))
@@ -116,13 +118,19 @@ def verdict(rows: Sequence[Row], classifier: str, lacking: Sequence[str] = ()) -
         "ratio": ratios.pop() if len(ratios) == 1 else None,
         "gain": tested.mean,
         "ci95": tested.half,
-        "text": _text(use, choices, validated, tested, against),
+        "text": _text(use, choices, validated, tested, against) + untried,
     }
 
 
 def unknown(text: str) -> Row:
     """A verdict where nothing was measured. text: why."""
     return {"use": None, "ratio": None, "gain": None, "ci95": None, "text": text}
+
+
+def _untried(choices: Sequence[Choice]) -> str:
+    """A sentence on points of the protocol that the verdict says nothing of, "" where there are none."""
+    labels = ", ".join(str(choice.labels) for choice in choices)
+    return f" Nothing was tried at {labels} labels a class, where a class has no synthetic image to train with." if labels else ""
 
 
 def _decide(validated: Interval, tested: Interval) -> bool | None:
