@@ -23,6 +23,7 @@ from factory.errors import UserError
 from factory.evaluate import guards
 from factory.evaluate.backbones import Backbone
 from factory.select import Rule
+from factory.store import Store
 from factory.tune import search, space, worth
 from tests.conftest import ROOT
 
@@ -289,3 +290,21 @@ def test_a_source_without_labels_is_searched_by_distances(birds: Path, tmp_path:
     assert result["validation_images"] == 28 and result["best"]["value"] is not None
     with pytest.raises(UserError, match=r"accuracy: the recipe's source has no labels, .*; choose frechet or coverage"):
         tune(birds, tmp_path / "accuracy", real=real, objective="accuracy")
+
+
+def test_what_was_made_from_validation_images_is_not_judged_by(birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = f"{{kind: tests.test_evaluate_run.Spread, library: {{dataset: {tmp_path / 'birds'}}}, told_by: parents}}"
+    birds.write_text(birds.read_text(encoding="utf-8").replace("{kind: image, strength: 0.5}", library), encoding="utf-8")
+    judged: list[int] = []
+    monkeypatch.setattr(worth.Judge, "_agreement", lambda self, made: judged.append(len(made.images)) or 0.5)
+    result = tune(birds, tmp_path / "out", trials=1, objective="agreement")
+    recipe = recipes.load(birds, environ={})
+    table = recipe.source.open()
+    own = {table.read(row).key for row in range(len(table))}
+    store = Store.existing(next((tmp_path / "out" / "runs").glob("*/run.json")).parent)
+    keep = pq.read_table(store.folder / "selection.parquet")["keep"].to_pylist()
+    found = [
+        json.loads(text)["found"] for shard in store.read_rows()[0].names for text in store.read_shard(shard)["conditioning"].to_pylist()
+    ]
+    assert judged == [sum(key in own for key, kept in zip(found, keep, strict=True) if kept)]
+    assert 0 < judged[0] < result["rows"][0]["kept"]

@@ -67,7 +67,7 @@ def look(run: Run, eyes: Eyes, renumber: np.ndarray) -> Made:
                     continue
                 prompts.append(row["prompt"] or "")
                 parents.append(list(row["parents"] or []))
-                looked_up.append(str(json.loads(row["conditioning"] or "{}").get(entry, "")).split())
+                looked_up.append(looked_up_by(row["conditioning"], entry))
                 soft.append(row.get("soft_label"))
                 places.append((shard, offset))
                 yield row["id"], row["id"], image, int(renumber[row["label"]])
@@ -78,6 +78,11 @@ def look(run: Run, eyes: Eyes, renumber: np.ndarray) -> Made:
 
     found = eyes.look(items(), read, "synthetic images")
     return Made(found, prompts, parents, looked_up, _soft(soft, renumber), generated)
+
+
+def looked_up_by(conditioning: str | None, entry: str) -> list[str]:
+    """Content keys of what a row's condition has looked at beside the parents. entry: its `Condition.looked_up`."""
+    return str(json.loads(conditioning or "{}").get(entry, "")).split()
 
 
 def _soft(rows: list[list[float] | None], renumber: np.ndarray) -> np.ndarray | None:

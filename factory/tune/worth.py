@@ -19,6 +19,7 @@ from factory import recipe as recipes
 from factory.contracts import Source, Table
 from factory.errors import UserError
 from factory.evaluate import backbones, fidelity, guards, sets
+from factory.evaluate.made import looked_up_by
 from factory.evaluate.utility import Arm, Part, Split, part
 from factory.recipe import Recipe
 from factory.sources import readable
@@ -111,6 +112,8 @@ class Judge:
 
     def _measure(self, store: Store, shards: Sequence[str], keep: np.ndarray) -> float | None:
         made = self._synthetic(store, shards, keep)
+        if made is None:
+            return None
         if self.objective == "accuracy":
             return self.accuracy("real_synthetic", made)
         if self.objective == "agreement":
@@ -154,14 +157,28 @@ class Judge:
         own = readable(self.table, rows, "the recipe's source")
         return fitted(((int(self.table.labels[row]), example.image) for row, example in own), self.size)
 
-    def _synthetic(self, store: Store, shards: Sequence[str], keep: np.ndarray) -> Part:
-        found, labels = [], []
+    @cached_property
+    def _held(self) -> frozenset[str]:
+        """Content keys of the validation images among those that the condition looks up."""
+        condition, known = self.recipe.condition, set(self.validation.pixels)
+        libraries = [getattr(condition, name) for name in type(condition).model_fields] if condition.looked_up else []
+        tables = [library.open() for library in libraries if isinstance(library, Source)]
+        every = (example for table in tables for _, example in readable(table, range(len(table))))
+        return frozenset(example.key for example in every if guards.digest(images.fit(example.image, *self.size)) in known)
+
+    def _synthetic(self, store: Store, shards: Sequence[str], keep: np.ndarray) -> Part | None:
+        """What is kept, but for images made from those that validate; None where nothing is left."""
+        found, labels, entry = [], [], self.recipe.condition.looked_up
         for shard, span in store.spans(shards):
             own = np.flatnonzero(keep[span])
-            for row in store.read_shard(shard, ["image", "label"]).take(own).to_pylist():
+            for row in store.read_shard(shard, ["image", "label", "conditioning"]).take(own).to_pylist():
+                if not self._held.isdisjoint(looked_up_by(row["conditioning"], entry)):
+                    continue
                 found.append(images.fit(images.decode(row["image"]), *self.size))
                 labels.append(row["label"])
-        return part(np.stack(found), np.array(labels))
+        if len(found) < keep.sum():
+            log.info("%d of %d images are judged by; validation images had a part in the others", len(found), int(keep.sum()))
+        return part(np.stack(found), np.array(labels)) if found else None
 
 
 def fitted(found: Iterable[tuple[int, np.ndarray]], size: tuple[int, ...] | None = None) -> Part:
