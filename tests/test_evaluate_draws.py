@@ -57,6 +57,23 @@ def test_what_a_validation_image_was_looked_up_for_is_left_out(caplog: pytest.Lo
         draws.make(evidence(images([0] * 4 + [1] * 4), list(range(8)), [set(range(8))] * 4, validation=1))
 
 
+def test_parents_that_all_images_share_are_compared_once() -> None:
+    class Counted(frozenset[int]):
+        compared = 0
+
+        def __le__(self, other: Any) -> bool:
+            Counted.compared += 1
+            return frozenset.__le__(self, other)
+
+        def __and__(self, other: Any) -> frozenset[int]:
+            Counted.compared += 1
+            return frozenset.__and__(self, other)
+
+    own = evidence(images([0] * 4 + [1] * 4), [0, 1, 4, 5], [{0}] * 300 + [{4}] * 300, validation=2)
+    own.parents = [Counted({0, 1, 4, 5})] * 600
+    assert [len(draw.children) for draw in draws.make(own).draws] == [600] * 3 and Counted.compared < 9
+
+
 def test_the_only_image_of_a_class_is_trained_on(caplog: pytest.LogCaptureFixture) -> None:
     real = images([0] * 4 + [1] * 4 + [2])
     found = draws.make(evidence(real, list(range(9)), [{row} for row in range(9)], validation=1))

@@ -52,16 +52,17 @@ def make(evidence: Evidence) -> Draws:
     held = _twins(evidence, validation)
     own = np.setdiff1d(evidence.own[evidence.real.labels[evidence.own] >= 0], held)
     others = np.setdiff1d(_unseen(evidence), np.concatenate([own, held]))
+    had = _had_part(evidence, held)
     draws: list[Draw] = []
     checks: list[Check] = []
     for seed in range(evidence.settings.seeds):
         for rows in _drawn(evidence, own, others, seed):
             _require_two_classes(evidence, rows)
-            inside, check = _children(evidence, rows, held, seed)
+            inside, check = _children(evidence, rows, had, seed)
             checks.append(check)
             counts = np.unique(evidence.real.labels[rows], return_counts=True)[1]  # a class that has no image at all does not count
             draws.append(Draw(seed, int(counts[0]) if (counts == counts[0]).all() else None, rows, inside))
-    _require_children(evidence, draws, held)
+    _require_children(draws, had)
     return Draws(validation, draws, _merged(checks))
 
 
@@ -74,10 +75,15 @@ def _require_two_classes(evidence: Evidence, rows: np.ndarray) -> None:
         )
 
 
-def _require_children(evidence: Evidence, draws: Sequence[Draw], withheld: np.ndarray) -> None:
-    """Say how many synthetic images validation images had a part in. Raises UserError where it is all, so that none may be trained on."""
+def _had_part(evidence: Evidence, withheld: np.ndarray) -> list[bool]:
+    """For each synthetic image whether a withheld (validation) image is a parent, or was looked up for it."""
     held = frozenset(withheld.tolist())
-    had = [bool(own & held or seen & held) for own, seen in zip(evidence.parents, evidence.looked_up, strict=True)]
+    touched = {rows for rows in {*evidence.parents, *evidence.looked_up} if rows & held}
+    return [own in touched or seen in touched for own, seen in zip(evidence.parents, evidence.looked_up, strict=True)]
+
+
+def _require_children(draws: Sequence[Draw], had: Sequence[bool]) -> None:
+    """Say how many synthetic images validation images `had` a part in. Raises UserError where it is all, so that none may be trained on."""
     if any(had):
         log.info("%d of %d synthetic images are never trained on: images that choose the ratio had a part in them", sum(had), len(had))
     if not any(len(draw.children) for draw in draws) and all(had):
@@ -164,13 +170,13 @@ def _drawn(evidence: Evidence, own: np.ndarray, others: np.ndarray, seed: int) -
     return [np.sort(np.concatenate([rows[:n] for rows, n in zip(order, counts, strict=True)]))]
 
 
-def _children(evidence: Evidence, rows: np.ndarray, withheld: np.ndarray, seed: int) -> tuple[np.ndarray, Check]:
-    """(synthetic images whose parents are all drawn, the guard). What withheld (validation) images had a part in is always left out."""
-    drawn, held = frozenset(rows.tolist()), frozenset(withheld.tolist())
-    labelled = evidence.made.images.labels >= 0
-    free = [place for place, seen in enumerate(evidence.looked_up) if labelled[place] and not seen & held]
-    inside = np.array([place for place in free if evidence.parents[place] <= drawn], np.int64)
-    strays = [place for place, own in enumerate(evidence.parents) if not own <= drawn and not own & held]
+def _children(evidence: Evidence, rows: np.ndarray, had: Sequence[bool], seed: int) -> tuple[np.ndarray, Check]:
+    """(synthetic images whose parents are all drawn, the guard). What validation images `had` a part in is always left out."""
+    drawn, labelled = frozenset(rows.tolist()), evidence.made.images.labels >= 0
+    whole = {own for own in set(evidence.parents) if own <= drawn}  # all images may have the same parents, and many
+    free = [place for place, touched in enumerate(had) if not touched]
+    inside = np.array([place for place in free if labelled[place] and evidence.parents[place] in whole], np.int64)
+    strays = [place for place in free if evidence.parents[place] not in whole]
     if evidence.settings.outside == "leave_out":
         strays = []
     keys = frozenset(key for key, row in evidence.keys.items() if row in drawn)

@@ -31,7 +31,7 @@ MOST_SIDE = 64
 
 @dataclass(frozen=True)
 class Evidence:
-    """real: training images, of which rows `own` are those that the run was made from.  keys: of own images, content key -> row of real.
+    """real: training images, of which rows `own` are those that the run was made from.  keys: content key -> first row of real.
 
     class_names: of the labels of real, test and made.images.  real_marked, test_marked: bool [N] or None, rows that say they were generated.
     """
@@ -192,7 +192,7 @@ def _chosen(real: Table, own: Table, most: int) -> tuple[np.ndarray, dict[str, s
 
 
 def _located(real: ImageSet, own_keys: dict[str, str]) -> tuple[np.ndarray, dict[str, int]]:
-    """(rows of real that are the run's own, content key -> row). Raises UserError for own images that are not among the real ones."""
+    """(rows of real that are the run's own, content key -> first row of real). Raises UserError for own images that are not among the real ones."""
     first: dict[str, int] = {}
     for row, key in enumerate(real.keys):
         first.setdefault(key, row)

@@ -109,7 +109,7 @@ def parents_outside(ids: Sequence[str], parents: Sequence[Sequence[str]], allowe
 
     parents: content keys of the parents of each.  allowed: content keys of the drawn images.  draw: what it is called, for the message.
     """
-    found = [name for name, own in zip(ids, parents, strict=True) if not allowed.issuperset(own)]
+    found = [name for name, own in zip(ids, parents, strict=True) if any(key not in allowed for key in own)]
     why = (
         f"{len(found)} synthetic images were made from real images outside {draw}, so their arm would see more labels than the one it is "
         "compared with; build a run from those images alone, or say --set outside=leave_out"
