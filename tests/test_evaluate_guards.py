@@ -305,6 +305,8 @@ def test_cards_of_trained_folders_are_read_by_fingerprint_and_split(tmp_path: Pa
         assert len(check.ids) == 1 and check.ids[0].startswith(f"{tmp_path.name}: trained_on.fingerprint"), named
     for nowhere in ("hf-hub:org/name", "./gone", "~/gone", "-a/b", "a--b/c", "ViT-B-32/laion2b_s34b_b79k", "org/name-", "x" * 99 + "/y"):
         assert cards.trained_on_test([{"model": nowhere}], Wordless(["a"]), {"dataset": "birds"}).passed
+    for prompt in ("blurry, low quality, " * 20, "~ blurry", "~blurry"):
+        assert cards.trained_on_test([{"model": "org/name", "negative_prompt": prompt}], Wordless(["a"]), {"dataset": "birds"}).passed
     shipped = [{"model": str(ROOT / "data" / "models" / "fashion-mnist")}]
     assert cards.trained_on_test(shipped, Wordless(["a"]), {"dataset": "data/fashion-mnist", "split": "test"}).passed
 

@@ -42,8 +42,8 @@ def _models(value: Any) -> Iterator[str]:
             if key == "dataset":
                 continue  # images to look things up in
             if isinstance(inner, str) and (
-                key in ("model", "path", "id", "weights") or Path(_LIBRARY.sub("", inner)).expanduser().is_dir()
-            ):
+                key in ("model", "path", "id", "weights") or os.path.isdir(os.path.expanduser(_LIBRARY.sub("", inner)))
+            ):  # of os.path, since a Path raises for text that is too long for a name
                 yield inner
             else:
                 yield from _models(inner)
