@@ -104,6 +104,17 @@ def test_a_large_image_has_no_seams_and_streams(latent: bool, tmp_path: Path) ->
     assert np.array_equal(tifffile.imread(tmp_path / "big.tif"), image)
 
 
+def test_patches_of_a_reference_are_encoded_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, asked = pipeline(latent=False), []
+    encode = pipe.encode_image
+    monkeypatch.setattr(pipe, "encode_image", lambda patches: asked.append(len(patches)) or encode(patches))
+    reference = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+    grid = large.reference_grid(pipe, reference)
+    assert asked == [grid.shape[1]] * grid.shape[0] and len(asked) > 1
+    (height, width), last = pipe.sample_size, reference[-pipe.sample_size[0] :, -pipe.sample_size[1] :]
+    assert last.shape[:2] == (height, width) and torch.allclose(grid[-1, -1], encode(last[None])[0], atol=1e-5)
+
+
 def test_decoding_holds_no_graph_of_the_strips_above() -> None:
     pipe = pipeline(latent=True)
     pipe.vae.requires_grad_(True)  # as it comes from a folder

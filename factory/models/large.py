@@ -115,8 +115,8 @@ def reference_grid(pipe: RepresentationDiffusionPipeline, image: np.ndarray, spa
         np.rint(np.linspace(0, length - one, max(1, round((length - one) / (one * spacing)) + 1))).astype(int)
         for length, one in zip(image.shape[:2], side, strict=True)
     )
-    embeds = pipe.encode_image([image[y : y + side[0], x : x + side[1]] for y in rows for x in columns])
-    return embeds.unflatten(0, (len(rows), len(columns)))
+    # Row by row, since patches overlap: all of a large scan's at once are several times its size.
+    return torch.stack([pipe.encode_image([image[y : y + side[0], x : x + side[1]] for x in columns]) for y in rows])
 
 
 @torch.no_grad()
