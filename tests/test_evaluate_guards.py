@@ -144,6 +144,7 @@ def test_strangers_are_no_copies_of_many_test_images_where_training_images_are_f
     assert np.allclose(found.distance, distance)
     many = copies.nearest_held_out(queries, training, points(test))  # enough of them: they alone tell
     assert np.array_equal(many.ratio, copies.nearest(queries, training, points(test)).ratio)
+    assert len(copies.nearest_held_out(queries, points(test[:1]), training.take([])).ratio) == 201, "one image has no halves"
 
 
 def test_images_of_one_colour_are_copies_of_nobody() -> None:

@@ -117,7 +117,7 @@ def nearest_held_out(queries: Space, held_out: Space, training: Space) -> Neares
     a few training images do; then each half of the held-out images is measured by the other half too.
     """
     count = len(held_out.units)
-    if 2 * len(training.units) >= count:
+    if count < 2 or 2 * len(training.units) >= count:
         return nearest(queries, held_out, training if len(training.units) else None)
     order = seeds.rng("copies", "halves").permutation(count)
     halves = order[::2], order[1::2]
