@@ -7,6 +7,7 @@ import json
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from factory.conditions.retrieval import Retrieval
 from factory.errors import UserError
 from factory.evaluate import cards, copies, fidelity, guards, likeness, memorisation, verdict
+from factory.evaluate.evidence import Evidence
 from factory.evaluate.sets import ImageSet
 from tests.conftest import ROOT, Wordless
 
@@ -145,6 +148,21 @@ def test_strangers_are_no_copies_of_many_test_images_where_training_images_are_f
     many = copies.nearest_held_out(queries, training, points(test))  # enough of them: they alone tell
     assert np.array_equal(many.ratio, copies.nearest(queries, training, points(test)).ratio)
     assert len(copies.nearest_held_out(queries, points(test[:1]), training.take([])).ratio) == 201, "one image has no halves"
+
+
+def test_library_images_are_known_by_their_pixels_however_they_are_stored(tmp_path: Path) -> None:
+    shown = pictures(4, 0)
+    for place, image in enumerate(shown[1:]):
+        Image.fromarray(image).save(tmp_path / f"{place}.png", compress_level=place)
+    condition: Any = Retrieval(library={"dataset": str(tmp_path), "label": None})  # type: ignore[arg-type]
+    table = condition.library.open()
+    stored = [table.read(row).key for row in range(3)]
+    real: Any = SimpleNamespace(keys=["a", "b", "c"], pixels=[guards.digest(image) for image in shown[:3]], labels=np.array([0, 1, 1]))
+    made: Any = SimpleNamespace(parents=[["a"], ["a"], ["a"]], looked_up=[[key] for key in stored])
+    run: Any = SimpleNamespace(built=SimpleNamespace(condition=condition))
+    none: Any = None
+    found = Evidence(run, none, none, [], made, real, np.array([0, 1]), {"a": 0, "b": 1, "c": 2}, none, none, none, none, none, none)
+    assert found.looked_up == [{1}, {2}, set()] and found.parents == [{0, 1}, {0}, {0}]
 
 
 def test_images_of_one_colour_are_copies_of_nobody() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from factory import encoders, seeds
-from factory.contracts import Condition, Source, Table
+from factory.contracts import Source, Table
 from factory.errors import UserError
 from factory.evaluate import backbones, cards, copies, guards, made, sets
 from factory.evaluate.copies import Nearest
@@ -74,7 +74,7 @@ class Evidence:
     @cached_property
     def parents(self) -> list[frozenset[int]]:
         """For each synthetic image the rows of real whose pixels or labels made it what it is; -1 for one that is not there."""
-        rows = {id(own): frozenset(self.keys.get(key, -1) for key in own) for own in self.ancestors}
+        rows = {id(own): frozenset(self._rows.get(key, -1) for key in own) for own in self.ancestors}
         return [rows[id(own)] for own in self.ancestors]
 
     @cached_property
@@ -84,14 +84,33 @@ class Evidence:
         if rule == "source":
             labelled = [self.real.keys[row] for row in self.own if self.real.labels[row] >= 0]
             return [[*own, *labelled] if own else labelled for own in self.made.parents]
-        mine = {self.real.keys[row] for row in self.own}
+        mine = set(self.own.tolist())
         found = zip(self.made.parents, self.made.looked_up, strict=True)
-        return [[*own, *(key for key in more if rule == "looked_up" or key in mine)] for own, more in found]
+        return [[*own, *(key for key in more if rule == "looked_up" or self._rows.get(key) in mine)] for own, more in found]
 
     @cached_property
     def looked_up(self) -> list[frozenset[int]]:
         """For each synthetic image the rows of real that its condition has looked at beside the parents."""
-        return [frozenset(self.keys[key] for key in own if key in self.keys) for own in self.made.looked_up]
+        return [frozenset(self._rows[key] for key in own if key in self._rows) for own in self.made.looked_up]
+
+    @cached_property
+    def _libraries(self) -> list[tuple[str, str, bytes]]:
+        """(name, content key, pixel digest) of every image of the sets that the condition searches beside its source (retrieval, propagation)."""
+        condition = self.run.built.condition
+        sources = {name: getattr(condition, name) for name in type(condition).model_fields}
+        return [
+            (f"{name} {row}", example.key, guards.digest(example.image))
+            for name, source in sources.items()
+            if isinstance(source, Source)
+            for table in [source.open()]
+            for row, example in readable(table, range(len(table)))  # the condition has left out without a word what cannot be decoded, too
+        ]
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        """`keys`, and those of a library's images with the pixels of a real one, which may be stored there as other bytes."""
+        shown = {pixels: row for row, pixels in reversed(list(enumerate(self.real.pixels)))}
+        return {key: shown[pixels] for _, key, pixels in self._libraries if pixels in shown} | self.keys
 
     def checks(self) -> list[Check]:
         """The guards that do not depend on which images are drawn."""
@@ -100,6 +119,7 @@ class Evidence:
         others = [row for row, pixels in enumerate(self.real.pixels) if pixels not in known]  # a test image is at no distance from itself
         near = copies.nearest_held_out(ours.space, test.space, self.real.space.take(others))
         own = [(self.real.ids[row], self.real.pixels[row]) for row in self.own]
+        searched = [(name, pixels) for name, _, pixels in self._libraries]
         unseen = [test.ids[place] for place in self.unseen]
         told = guards.tell_spacing(self.real.labels)
         if not told:
@@ -109,9 +129,7 @@ class Evidence:
             guards.synthetic_in("test", test.ids, test.pixels, self.test_marked, self.made.generated),
             guards.synthetic_in("validation", self.real.ids, self.real.pixels, self.real_marked, self.made.generated),
             guards.test_images_in("training_in_test", "real images that the run was made from", own, known),
-            guards.test_images_in(
-                "library_in_test", "library images that the condition searched", _libraries(self.run.built.condition), known
-            ),
+            guards.test_images_in("library_in_test", "library images that the condition searched", searched, known),
             *([again] if again else []),
             guards.near_copies_of_test(ours.ids, near, test.ids, self.settings.copy_ratio),
             cards.trained_on_test(_kinds(self.run.built), self.test_table, self.test_source.settings()),
@@ -156,15 +174,6 @@ def _warn_of_classes(test: Table, labels: np.ndarray, names: Sequence[str]) -> N
 def _kinds(recipe: Recipe) -> list[dict[str, Any]]:
     """The settings of all that has models and made or chose the images."""
     return [kind.settings() for kind in (*recipe.generator, recipe.condition, *recipe.filters)]
-
-
-def _libraries(condition: Condition) -> Iterator[tuple[str, bytes]]:
-    """Every image of the sets that a condition searches beside its source (retrieval, propagation), with a digest of its pixels."""
-    for name in type(condition).model_fields:
-        source = getattr(condition, name)
-        if isinstance(source, Source):
-            for row, digest in sets.digests(source.open()):  # the condition has left out without a word what cannot be decoded, too
-                yield f"{name} {row}", digest
 
 
 def _own_table(run: Run) -> Table:
