@@ -28,7 +28,8 @@ BASELINE = "real_strong"  # the arm that gains are over
 class Set:
     """One set and the model that its images trained without labels.
 
-    labelled, test, pool: sources as YAML; labelled takes SHOTS and SEED.  told: the images of the pool, with their labels.  side: of the judges' images.  flips: what leaves a label true.
+    labelled, test, pool: sources as YAML; labelled takes SHOTS and SEED.  told: the images of the pool, with their labels.
+    side: of the judges' images.  flips: what leaves a label true.
     tail: the labelled images are a long tail, and SHOTS is the size of its largest class.
     prompted: a model of these classes that takes text and has seen labels, where there is one.
     eyes: a backbone that does not guide the model, for distances.

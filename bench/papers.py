@@ -238,14 +238,10 @@ class Study:
         return images[kept], labels[kept]
 
     def _unlabelled(self, method: Method, table: Any) -> tuple[np.ndarray, np.ndarray] | None:
-        """The unlabelled images that a method trains on and their labels, as often as makes every class equally large."""
+        """The unlabelled images that a method trains on, and their labels."""
         if method.unlabelled is None:
             return None
-        source, rows = self._guessed(table) if method.unlabelled == "guessed" else self._told
-        size = max(len(own) for own in rows)
-        images = [read(source, self.one.side, own) for own in rows]
-        repeated = [np.resize(np.arange(len(one)), size) for one in images]
-        return np.concatenate([one[own] for one, own in zip(images, repeated, strict=True)]), np.repeat(np.arange(len(images)), size)
+        return self._evened(*self._guessed(table)) if method.unlabelled == "guessed" else self._told
 
     def _guessed(self, table: Any) -> tuple[Any, list[np.ndarray]]:
         """The library that propagation would generate from, and the rows of each class."""
@@ -255,9 +251,16 @@ class Study:
         return reached.library, reached.rows
 
     @cached_property
-    def _told(self) -> tuple[Any, list[np.ndarray]]:
+    def _told(self) -> tuple[np.ndarray, np.ndarray]:
         table = opened(self.one.told)
-        return table, [np.flatnonzero(table.labels == label) for label in range(len(table.class_names))]
+        return self._evened(table, [np.flatnonzero(table.labels == label) for label in range(len(table.class_names))])
+
+    def _evened(self, source: Any, rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The images of each class's rows and their labels, as often as makes every class equally large."""
+        size = max(len(own) for own in rows)
+        images = [read(source, self.one.side, own) for own in rows]
+        repeated = [np.resize(np.arange(len(one)), size) for one in images]
+        return np.concatenate([one[own] for one, own in zip(images, repeated, strict=True)]), np.repeat(np.arange(len(images)), size)
 
 
 @cache

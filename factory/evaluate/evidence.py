@@ -96,15 +96,7 @@ class Evidence:
     @cached_property
     def _libraries(self) -> list[tuple[str, str, bytes]]:
         """(name, content key, pixel digest) of every image of the sets that the condition searches beside its source (retrieval, propagation)."""
-        condition = self.run.built.condition
-        sources = {name: getattr(condition, name) for name in type(condition).model_fields}
-        return [
-            (f"{name} {row}", example.key, guards.digest(example.image))
-            for name, source in sources.items()
-            if isinstance(source, Source)
-            for table in [source.open()]
-            for row, example in readable(table, range(len(table)))  # the condition has left out without a word what cannot be decoded, too
-        ]
+        return [(name, example.key, guards.digest(example.image)) for name, example in sets.libraries(self.run.built.condition)]
 
     @cached_property
     def _rows(self) -> dict[str, int]:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from factory import files, images, kinds
-from factory.contracts import Source, Table
+from factory.contracts import Condition, Source, Table
 from factory.encoders import Encoder
 from factory.errors import UserError
 from factory.evaluate import copies, guards
 from factory.evaluate.backbones import Backbone
+from factory.records import Example
 from factory.sources import readable
 
 log = logging.getLogger("factory")
@@ -143,6 +144,16 @@ def digests(table: Table, what: str = "") -> Iterator[tuple[str, bytes]]:
     """(row number, pixel digest) of every image that can be decoded. what: they are, for a warning about each other one."""
     for row, example in readable(table, range(len(table)), what):
         yield str(row), guards.digest(example.image)
+
+
+def libraries(condition: Condition) -> Iterator[tuple[str, Example]]:
+    """(field and row, image) of everything in the sets that a condition searches beside its source (retrieval, propagation)."""
+    for name in type(condition).model_fields:
+        source = getattr(condition, name)
+        if isinstance(source, Source):
+            table = source.open()
+            for row, example in readable(table, range(len(table))):  # the condition has left out without a word what cannot be decoded, too
+                yield f"{name} {row}", example
 
 
 def of_table(table: Table, rows: np.ndarray, eyes: Eyes, labels: np.ndarray, what: str) -> ImageSet:

@@ -161,10 +161,8 @@ class Judge:
     def _held(self) -> frozenset[str]:
         """Content keys of the validation images among those that the condition looks up."""
         condition, known = self.recipe.condition, set(self.validation.pixels)
-        libraries = [getattr(condition, name) for name in type(condition).model_fields] if condition.looked_up else []
-        tables = [library.open() for library in libraries if isinstance(library, Source)]
-        every = (example for table in tables for _, example in readable(table, range(len(table))))
-        return frozenset(example.key for example in every if guards.digest(images.fit(example.image, *self.size)) in known)
+        every = sets.libraries(condition) if condition.looked_up else ()
+        return frozenset(example.key for _, example in every if guards.digest(images.fit(example.image, *self.size)) in known)
 
     def _synthetic(self, store: Store, shards: Sequence[str], keep: np.ndarray) -> Part | None:
         """What is kept, but for images made from those that validate; None where nothing is left."""
