@@ -161,7 +161,7 @@ def test_library_images_are_known_by_their_pixels_however_they_are_stored(tmp_pa
     made: Any = SimpleNamespace(parents=[["a"], ["a"], ["a"]], looked_up=[[key] for key in stored])
     run: Any = SimpleNamespace(built=SimpleNamespace(condition=condition))
     none: Any = None
-    found = Evidence(run, none, none, [], made, real, np.array([0, 1]), {"a": 0, "b": 1, "c": 2}, none, none, none, none, none, none)
+    found = Evidence(run, none, none, [], made, real, np.array([0, 1]), {"a": 0, "b": 1, "c": 2}, *[none] * 7)
     assert found.looked_up == [{1}, {2}, set()] and found.parents == [{0, 1}, {0}, {0}]
 
 
@@ -384,6 +384,10 @@ def test_validation_chooses_and_the_test_can_only_take_back() -> None:
     none = verdict.verdict(rows({2: BAD}, {2: GOOD}), "small_network")
     assert none["ratio"] == 0 and none["gain"] is None and none["ci95"] is None
     assert verdict.verdict(rows({2: GOOD[:1]}, {2: GOOD[:1]}), "small_network")["use"] is None  # one seed
+    undecided = verdict.verdict(rows({2: BAD[:1]}, {2: GOOD[:1]}), "small_network")
+    assert undecided["use"] is None and undecided["text"].startswith(
+        "Undecided: one seed tells nothing of chance; take five. On this one no"
+    )
     alone = [row for row in rows({2: GOOD}, {2: GOOD}) if row["arm"] != "real_synthetic"]
     assert verdict.verdict(alone, "small_network")["use"] is None
 

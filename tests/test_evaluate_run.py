@@ -23,7 +23,7 @@ from factory.conditions.propagation import Propagation
 from factory.conditions.retrieval import Retrieval
 from factory.contracts import Condition, Generator
 from factory.errors import UserError
-from factory.evaluate import evidence, story, trials
+from factory.evaluate import evidence, sets, story, trials
 from factory.evaluate import settings as asking
 from factory.evaluate.settings import Settings
 from factory.evaluate.utility import ARMS
@@ -304,6 +304,34 @@ def test_leak_labels_beside_those_of_the_shots(world: World) -> None:
     library = {"dataset": str(world.train)}
     assert Propagation(library=library).labels_of() == "source" and Propagation.looked_up == "library"  # type: ignore[arg-type]
     assert [Retrieval(within=where).labels_of() for where in ("all", "class")] == ["parents", "looked_up"]
+
+
+def test_leak_labels_that_a_model_was_trained_with(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A LoRA of all labelled images has seen more labels than the few of the arm that its images are compared with."""
+    card = world.folder / "lora" / "training.json"
+    card.parent.mkdir()
+
+    def trained(images: str, labels_used: bool = True) -> None:
+        fingerprint = sets.of_text(images, "train")[1].fingerprint
+        card.write_text(json.dumps({"trained_on": {"fingerprint": fingerprint, "labels_used": labels_used}}))
+
+    own, options = f"{{dataset: {world.train}, shots: 4}}", {"sections": ["utility"], "classifiers": ["small_network"], "ratios": [0, 1]}
+    run = world.build(filters=f"[undecodable, {{kind: tests.test_evaluate_run.Judged, model: {card.parent}}}]")
+    trained(own)
+    with pytest.raises(UserError, match="parents_outside_shots: 18 synthetic images"):
+        world.evaluate(run, protocol="few_shot", shots=[2], **options)
+    assert "lora: trained with the labels of the images that the run was made from" in caplog.text
+    assert world.evaluate(run, **options)["guards"]["passed"]  # all four shots are drawn
+    trained(f"{{dataset: {world.train}}}")
+    with pytest.raises(UserError, match="had a part in every synthetic image, by their pixels or their labels"):
+        world.evaluate(run, **options)
+    card.write_text(json.dumps({"trained_on": {"dataset": "train", "split": "train", "images": 24, "labels_used": True}}))
+    with pytest.raises(UserError, match="had a part in every synthetic image"):  # told by name, with more images than the run's own
+        world.evaluate(run, **options)
+    card.write_text(json.dumps({"trained_on": {"dataset": "train", "split": "train", "images": 8, "labels_used": True}}))
+    assert world.evaluate(run, **options)["guards"]["passed"]  # some eight of them
+    trained(f"{{dataset: {world.train}}}", labels_used=False)
+    assert world.evaluate(run, **options)["guards"]["passed"]
 
 
 def test_leak_a_generator_that_gives_test_images_back(world: World) -> None:

@@ -26,13 +26,40 @@ def trained_on_test(kinds: list[dict[str, Any]], test: Table, source: Mapping[st
     dataset that holds them or is called test, or in words. A card that cannot be had says nothing.
     """
     named: list[str] = []
-    for model in dict.fromkeys(_LIBRARY.sub("", name) for kind in kinds for name in _models(kind)):
-        folder = Path(model).expanduser()
-        folder = folder.parent if folder.is_file() else folder  # weights of a folder that has the card
+    for folder, model in _places(kinds):
         facts, text = _facts(folder, model), _text(folder, model)
-        named += [f"{folder.name if folder.is_dir() else model}: {why}" for why in _reasons(facts, text, test, source)][:1]
+        named += [f"{_shown(folder, model)}: {why}" for why in _reasons(facts, text, test, source)][:1]
     why = f"{len(named)} models that made these images were trained on the test split by their own cards; use others, or other test images"
     return Check("generator_trained_on_test", named, why)
+
+
+def taught(kinds: list[dict[str, Any]], fingerprint: str, source: Mapping[str, Any] | None = None, beyond: int = 0) -> list[str]:
+    """Models of these kinds whose cards say that they were trained with the labels of the images that have this fingerprint.
+
+    source: the settings of where these are from; with it, more than `beyond` images of a split of the same dataset that holds them are they.
+    """
+    found = []
+    for folder, model in _places(kinds):
+        trained = _facts(folder, model).get("trained_on")
+        if not isinstance(trained, dict) or not trained.get("labels_used"):
+            continue
+        same = trained.get("fingerprint") == fingerprint
+        if source is not None and not same and int(trained.get("images") or 0) > beyond:
+            (ours, split), (theirs, whole) = _named(trained), _named(source)
+            same = bool(ours) and _holds(split, whole) and _is(ours, theirs)
+        found += [_shown(folder, model)] if same else []
+    return found
+
+
+def _places(kinds: list[dict[str, Any]]) -> Iterator[tuple[Path, str]]:
+    """(where a model's card is if it is here, what a recipe calls it) of every model, once."""
+    for model in dict.fromkeys(_LIBRARY.sub("", name) for kind in kinds for name in _models(kind)):
+        folder = Path(model).expanduser()
+        yield (folder.parent if folder.is_file() else folder), model  # weights of a folder that has the card
+
+
+def _shown(folder: Path, model: str) -> str:
+    return folder.name if folder.is_dir() else model
 
 
 def _models(value: Any) -> Iterator[str]:

@@ -78,6 +78,8 @@ def _require_two_classes(evidence: Evidence, rows: np.ndarray) -> None:
 def _had_part(evidence: Evidence, withheld: np.ndarray) -> list[bool]:
     """For each synthetic image whether a withheld (validation) image is a parent, or was looked up for it."""
     held = frozenset(withheld.tolist())
+    if evidence.common & held:
+        return [True] * len(evidence.parents)
     touched = {rows for rows in {*evidence.parents, *evidence.looked_up} if rows & held}
     return [own in touched or seen in touched for own, seen in zip(evidence.parents, evidence.looked_up, strict=True)]
 
@@ -89,7 +91,7 @@ def _require_children(draws: Sequence[Draw], had: Sequence[bool]) -> None:
     if not any(len(draw.children) for draw in draws) and all(had):
         raise UserError(
             "--real: the real images that have to choose the ratio had a part in every synthetic image, by their pixels or their labels, so that "
-            "none is left to train with; name the whole training set, of which the run was made from a part"
+            "none is left to train with; name images beside them whose labels neither the run nor its models were made with"
         )
 
 
@@ -121,7 +123,7 @@ def _unseen(evidence: Evidence) -> np.ndarray:
 def _validation(evidence: Evidence) -> np.ndarray:
     """Real training images, class by class, that the run was not made from; a part of its own where there are no others.
 
-    The only image of a class is kept to train on: that class has no part in the choice.  Raises UserError where no class has.
+    The only image of a class (twins are one) is kept to train on: that class has no part in the choice.  Raises UserError where no class has.
     """
     labels, wanted = evidence.real.labels, evidence.settings.validation
     mine = {evidence.real.pixels[row] for row in evidence.own}
@@ -130,7 +132,7 @@ def _validation(evidence: Evidence) -> np.ndarray:
     for label in range(len(evidence.class_names)):
         rng = seeds.rng("evaluate", "validation", label)
         free = outside[labels[outside] == label]
-        own = evidence.own[labels[evidence.own] == label]
+        own = list({evidence.real.pixels[row]: row for row in evidence.own[labels[evidence.own] == label].tolist()}.values())  # no twins
         if len(free):
             chosen.append(rng.permutation(free)[:wanted])
         elif len(own) >= 2:
@@ -173,7 +175,7 @@ def _drawn(evidence: Evidence, own: np.ndarray, others: np.ndarray, seed: int) -
 def _children(evidence: Evidence, rows: np.ndarray, had: Sequence[bool], seed: int) -> tuple[np.ndarray, Check]:
     """(synthetic images whose parents are all drawn, the guard). What validation images `had` a part in is always left out."""
     drawn, labelled = frozenset(rows.tolist()), evidence.made.images.labels >= 0
-    whole = {own for own in set(evidence.parents) if own <= drawn}  # all images may have the same parents, and many
+    whole = {own for own in set(evidence.parents) if own <= drawn} if evidence.common <= drawn else set()
     free = [place for place, touched in enumerate(had) if not touched]
     inside = np.array([place for place in free if labelled[place] and evidence.parents[place] in whole], np.int64)
     strays = [place for place in free if evidence.parents[place] not in whole]
@@ -182,7 +184,8 @@ def _children(evidence: Evidence, rows: np.ndarray, had: Sequence[bool], seed: i
     keys = frozenset(key for key, row in evidence.keys.items() if row in drawn)
     ids = [evidence.made.images.ids[place] for place in strays]
     name = f"the draw of {len(rows)} images (seed {seed})"
-    return inside, guards.parents_outside(ids, [evidence.ancestors[place] for place in strays], keys, name)
+    common = (evidence.real.keys[row] for row in evidence.common)
+    return inside, guards.parents_outside(ids, [evidence.ancestors[place] for place in strays], keys, name, common)
 
 
 def ratios(evidence: Evidence, draws: Sequence[Draw]) -> dict[float, list[np.ndarray]]:

@@ -104,12 +104,16 @@ def test_images_in(name: str, what: str, images: Iterable[tuple[str, bytes]], te
     return Check(name, found, f"{len(found)} {what} are test images; take them out of one of the two")
 
 
-def parents_outside(ids: Sequence[str], parents: Sequence[Sequence[str]], allowed: frozenset[str], draw: str) -> Check:
+def parents_outside(
+    ids: Sequence[str], parents: Sequence[Sequence[str]], allowed: frozenset[str], draw: str, common: Iterable[str] = ()
+) -> Check:
     """Synthetic images with a parent that the draw does not hold.
 
     parents: content keys of the parents of each.  allowed: content keys of the drawn images.  draw: what it is called, for the message.
+    common: content keys of parents that all have.
     """
-    found = [name for name, own in zip(ids, parents, strict=True) if any(key not in allowed for key in own)]
+    every = any(key not in allowed for key in common)
+    found = [name for name, own in zip(ids, parents, strict=True) if every or any(key not in allowed for key in own)]
     why = (
         f"{len(found)} synthetic images were made from real images outside {draw}, so their arm would see more labels than the one it is "
         "compared with; build a run from those images alone, or say --set outside=leave_out"

@@ -13,6 +13,7 @@ from factory.evaluate.guards import NAMED
 from factory.evaluate.statistics import Interval, over_seeds_and_images
 
 STRONG = "real_strong"
+ONE_SEED = "one seed tells nothing of chance; take five"
 RIVALS = (STRONG, "real")  # arms of real images alone; of equals the first
 Row = dict[str, Any]
 
@@ -90,7 +91,7 @@ def verdict(rows: Sequence[Row], classifier: str, lacking: Sequence[str] = ()) -
 
     The gain is over the better one, on validation images, of real images as they are and with strong augmentation.
     use: True where both the validation images, which chose, and the test images, which are looked at once, show a gain that is told from
-    chance; None where only the former do, where nothing tells of chance, or where the test shows a loss at one of the points; False
+    chance; None where only the former do, where nothing tells of chance (one seed), or where the test shows a loss at one of the points; False
     otherwise. So the test can only take back. Points without a training with synthetic images have no part in it, and the text names them.
 
     lacking: classes without a synthetic image, to be named where none could be trained with.
@@ -106,8 +107,10 @@ def verdict(rows: Sequence[Row], classifier: str, lacking: Sequence[str] = ()) -
     points = [(choice, own) for choice, own in tried if choice.ratio > 0]
     if not points:
         over = _over({choice.rival for choice in choices})
-        text = f"Do not use it: no share of synthetic images does better on validation images than {over}.{untried}"
-        return {"use": False, "ratio": 0.0, "gain": None, "ci95": None, "text": text}
+        text = f"no share of synthetic images does better on validation images than {over}.{untried}"
+        if len({row["seed"] for _, own in tried for row in own}) < 2:
+            return unknown(f"Undecided: {ONE_SEED}. On this one {text}")
+        return {"use": False, "ratio": 0.0, "gain": None, "ci95": None, "text": f"Do not use it: {text}"}
     tested = _gain(points, "test", len(choices))
     validated = _gain(points, "validation", len(choices))
     ratios = {choice.ratio for choice, _ in points}
@@ -162,7 +165,7 @@ def _text(
     if use:
         return f"Use it: synthetic to real {ratio}. {figure}."
     if use is None and (validated.half is None or tested.half is None):
-        few = "one seed tells nothing of chance; take five" if tested.size < 2 else "so few images tell nothing of chance; take more"
+        few = ONE_SEED if tested.size < 2 else "so few images tell nothing of chance; take more"
         return f"Undecided: {few}. Synthetic to real {ratio}: {figure}."
     if use is None and against and tested.half is not None and tested.mean - tested.half > 0:
         where = ", ".join(str(labels) for labels in against)
