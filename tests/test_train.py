@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from factory.errors import RecipeError, UserError
 from factory.train import recipe as recipes
@@ -97,6 +98,13 @@ def test_resume_ends_with_the_same_weights(kind, corpus, clip_folder, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         train(tiny, corpus, tmp_path, tmp_path / "resumed")
     monkeypatch.setattr(loop, "set_rate", real)
+    if kind == "diffusion":
+        weights_of_clip = clip_folder / "open_clip_model.safetensors"
+        before = weights_of_clip.read_bytes()
+        save_file({name: tensor + 1 for name, tensor in load_file(weights_of_clip).items()}, weights_of_clip)
+        with pytest.raises(UserError, match="was trained on other images or models"):
+            train(tiny, corpus, tmp_path, tmp_path / "resumed")
+        weights_of_clip.write_bytes(before)
     steps = []
     monkeypatch.setattr(loop, "draws", lambda recipe, step, draws=loop.draws: (steps.append(step), draws(recipe, step))[1])
     assert weights(train(tiny, corpus, tmp_path, tmp_path / "resumed")) == whole

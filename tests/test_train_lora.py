@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from factory import kinds, train
 from factory.contracts import Source
@@ -59,10 +60,11 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    model = Path(shutil.copytree(folder(family), tmp_path / "model"))
     for name in ("whole", "torn"):
         (tmp_path / name).mkdir()
-    train.run(recipe(tmp_path / "whole", folder(family), image_folder, 4), [])
-    path = recipe(tmp_path / "torn", folder(family), image_folder, 4)
+    train.run(recipe(tmp_path / "whole", model, image_folder, 4), [])
+    path = recipe(tmp_path / "torn", model, image_folder, 4)
     save = loop._save
 
     def torn(*arguments: object) -> None:
@@ -74,6 +76,12 @@ def test_an_interrupted_training_ends_with_the_same_weights(
         patch.setattr(loop, "_save", torn)
         with pytest.raises(KeyboardInterrupt):
             train.run(path, [])
+    (weights,) = (p for part in ("unet", "transformer") for p in (model / part).glob("diffusion_pytorch_model.safetensors"))
+    before = weights.read_bytes()
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(UserError, match="was trained on other images or models"):
+        train.run(path, [])
+    weights.write_bytes(before)
     train.run(path, [])
     whole, resumed = (load_file(tmp_path / name / "lora/pytorch_lora_weights.safetensors") for name in ("whole", "torn"))
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)

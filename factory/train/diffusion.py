@@ -20,7 +20,7 @@ from factory.models.clip import ClipEncoder
 from factory.models.pipeline import EmbeddingDiffusionPipeline
 from factory.models.pixels import signed
 from factory.models.transformer import PatchTransformer
-from factory.train import captions, data, loop
+from factory.train import captions, data, encoded, loop
 from factory.train.data import Pictures
 from factory.train.recipe import Diffusion
 from factory.train.summary import write_facts
@@ -32,6 +32,7 @@ def train(recipe: Diffusion) -> None:
     """Train and write `recipe.out`, a diffusers pipeline folder with the averaged weights in float16."""
     pictures = data.load(recipe.source)
     clip = _open(recipe, *pictures.pixels.shape[2:])
+    made_from = f"{pictures.identity} {encoded.digest(clip)}"
     image_embeds = encode_images(clip, pictures.pixels, recipe.bf16)
     text_embeds, text_rows = encode_captions(clip, pictures, recipe)
     torch.manual_seed(recipe.seed)
@@ -62,7 +63,7 @@ def train(recipe: Diffusion) -> None:
         return {"loss": loss.detach()}
 
     model.train()
-    loop.run(recipe, {"model": model, "average": average, "optimizer": optimizer}, step, made_from=pictures.identity)
+    loop.run(recipe, {"model": model, "average": average, "optimizer": optimizer}, step, made_from=made_from)
     averaged: Any = average.module
     EmbeddingDiffusionPipeline(averaged.eval().half(), FlowMatchEulerDiscreteScheduler(), clip).save_pretrained(recipe.out)
     write_facts(recipe, len(pictures), {}, labels_used=True)

@@ -112,8 +112,8 @@ def _wide(encoder: RepresentationEncoder, data: Prepared, rows: np.ndarray, batc
 
 
 def digest(module: torch.nn.Module, without: Sequence[str] = ()) -> str:
-    """Of a model's configuration and weights, but for some."""
-    config: Any = module.config
+    """Of a model's configuration, if it has one, and weights, but for some."""
+    config: Any = getattr(module, "config", None) or {}
     said = {
         name: value for name, value in dict(config).items() if not name.startswith("_") and name not in without
     }  # diffusers' own notes differ by process

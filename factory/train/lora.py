@@ -15,7 +15,7 @@ from factory.errors import Undecodable, UserError
 from factory.images import to_pil
 from factory.models.pixels import signed
 from factory.prepare import ParentCache
-from factory.train import loop
+from factory.train import encoded, loop
 from factory.train.recipe import Lora
 from factory.train.summary import write_facts
 
@@ -37,6 +37,7 @@ def train(recipe: Lora) -> None:
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
             module.requires_grad_(False)
+    made_from = f"{table.fingerprint} {encoded.digest(denoiser)}"
     torch.manual_seed(recipe.seed)
     targets = recipe.targets or ATTENTION[part]
     try:
@@ -64,7 +65,7 @@ def train(recipe: Lora) -> None:
 
     denoiser.train()
     adapter = _Adapter(denoiser)
-    loop.run(recipe, {"adapter": adapter, "optimizer": optimizer}, step, made_from=table.fingerprint)
+    loop.run(recipe, {"adapter": adapter, "optimizer": optimizer}, step, made_from=made_from)
     _save(pipe, part, adapter, recipe)
     write_facts(recipe, len(table), {"weights": sum(p.numel() for p in weights)}, "{label}" in recipe.prompt, table.fingerprint)
     loop.finish(recipe)
