@@ -141,7 +141,8 @@ def how(given: argparse.Namespace) -> str:
         f"{given.steps} steps at guidance {given.guidance:g} in {given.dtype}; filtered rows take as many of twice that number. "
         "`pseudo_labels` trains in their place on every unlabelled real image that `propagation` generates from, `true_labels` on all of these "
         "under their own labels (of BCCD on the boxes of all training images), which no method knows and which says what there is to gain, and `image_variation` is also the "
-        "variant of augmented conditioning that neither mixes nor drops. Class-balanced "
+        "variant of augmented conditioning that neither mixes nor drops. Prompts are measured where a model takes them: one that was "
+        "trained without labels and captions takes none. Class-balanced "
         f"accuracy on real test images ({given.test} a class; of BCCD the whole split), mean over seeds ± the 95% interval of the mean; gains are over real + RandAugment (`real_strong`) with the "
         "same labelled images."
     )

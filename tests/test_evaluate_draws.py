@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from factory.errors import UserError
-from factory.evaluate import draws, trials, utility, verdict
+from factory.evaluate import draws, guards, trials, utility, verdict
 from factory.evaluate.draws import Draw, Draws
 from factory.evaluate.settings import Settings
 
@@ -31,7 +31,7 @@ def evidence(
     return SimpleNamespace(
         class_names=["finch", "heron", "crane"][: int(real.labels.max()) + 1], real=real, own=np.array(own), test=tested,
         tested=np.flatnonzero(tested.labels >= 0), test_table=SimpleNamespace(class_names=["wren"]), keys={},
-        made=SimpleNamespace(images=made, soft=None), ancestors=[[str(row) for row in rows] for rows in parents], common=frozenset(),
+        made=SimpleNamespace(images=made, soft=None), ancestors=[[str(row) for row in rows] for rows in parents], common=frozenset(), labels_beyond=lambda: guards.labels_beyond([]),
         parents=[frozenset(rows) for rows in parents], looked_up=[frozenset(rows) for rows in seen or [set()] * len(parents)], settings=Settings(seeds=3, **settings),
         eyes=SimpleNamespace(side=20, backbone=SimpleNamespace(identity="eye")),
     )  # fmt: skip
@@ -78,10 +78,14 @@ def test_the_only_image_of_a_class_is_trained_on(caplog: pytest.LogCaptureFixtur
     real = images([0] * 4 + [1] * 4 + [2])
     found = draws.make(evidence(real, list(range(9)), [{row} for row in range(9)], validation=1))
     assert len(found.validation) == 2 and all(8 in draw.real and 8 in draw.children for draw in found.draws)
-    assert "one image of crane: it is trained on" in caplog.text
+    assert "no image of crane to spare" in caplog.text
     twice = images([0] * 4 + [1] * 4 + [2] * 2, "abcdefghii")
     found = draws.make(evidence(twice, list(range(10)), [{row} for row in range(10)], validation=1))
     assert len(found.validation) == 2 and all({8, 9} <= set(draw.real.tolist()) for draw in found.draws)
+    taught = evidence(images([0] * 4 + [1] * 4), [0, 1, 4, 5, 6, 7], [{0}, {4}], validation=1)
+    taught.common = frozenset([0, 1, 4, 5, 6, 7])  # whose labels a model has learnt, so that no herons are left to validate on
+    found = draws.make(taught)
+    assert len(found.validation) == 1 and found.validation[0] in (2, 3) and all(draw.children.tolist() == [0, 1] for draw in found.draws)
     with pytest.raises(UserError, match="no class has a second image"):
         draws.make(evidence(images([0, 1]), [0, 1], [{0}, {1}], validation=1))
 

@@ -161,7 +161,7 @@ def test_library_images_are_known_by_their_pixels_however_they_are_stored(tmp_pa
     made: Any = SimpleNamespace(parents=[["a"], ["a"], ["a"]], looked_up=[[key] for key in stored])
     run: Any = SimpleNamespace(built=SimpleNamespace(condition=condition))
     none: Any = None
-    found = Evidence(run, none, none, [], made, real, np.array([0, 1]), {"a": 0, "b": 1, "c": 2}, *[none] * 7)
+    found = Evidence(run, none, none, [], made, real, np.array([0, 1]), {"a": 0, "b": 1, "c": 2}, *[none] * 6)
     assert found.looked_up == [{1}, {2}, set()] and found.parents == [{0, 1}, {0}, {0}]
 
 

@@ -311,27 +311,31 @@ def test_leak_labels_that_a_model_was_trained_with(world: World, caplog: pytest.
     card = world.folder / "lora" / "training.json"
     card.parent.mkdir()
 
-    def trained(images: str, labels_used: bool = True) -> None:
-        fingerprint = sets.of_text(images, "train")[1].fingerprint
-        card.write_text(json.dumps({"trained_on": {"fingerprint": fingerprint, "labels_used": labels_used}}))
+    def trained(fingerprint: str, labels_used: bool = True) -> None:
+        card.write_text(
+            json.dumps({"trained_on": {"fingerprint": fingerprint, "labels_used": labels_used, "images": 90, "dataset": "birds"}})
+        )
 
-    own, options = f"{{dataset: {world.train}, shots: 4}}", {"sections": ["utility"], "classifiers": ["small_network"], "ratios": [0, 1]}
+    options = {"sections": ["utility"], "classifiers": ["small_network"], "ratios": [0, 1]}
     run = world.build(filters=f"[undecodable, {{kind: tests.test_evaluate_run.Judged, model: {card.parent}}}]")
+    own, whole = (sets.of_text(f"{{dataset: {world.train}{shots}}}", "train")[1].fingerprint for shots in (", shots: 4", ""))
     trained(own)
-    with pytest.raises(UserError, match="parents_outside_shots: 18 synthetic images"):
+    with pytest.raises(UserError, match=r"parents_outside_shots: 18 synthetic images .* train and build from the drawn images alone"):
         world.evaluate(run, protocol="few_shot", shots=[2], **options)
-    assert "lora: trained with the labels of the images that the run was made from" in caplog.text
+    with pytest.raises(UserError, match="every synthetic image has learnt the labels of 8 real images"):
+        world.evaluate(run, protocol="few_shot", shots=[2], outside="leave_out", **options)
+    with pytest.raises(UserError, match="none is left to choose the ratio"):
+        world.evaluate(run, real=f"{{dataset: {world.train}, shots: 4}}", **options)
     assert world.evaluate(run, **options)["guards"]["passed"]  # all four shots are drawn
-    trained(f"{{dataset: {world.train}}}")
-    with pytest.raises(UserError, match="had a part in every synthetic image, by their pixels or their labels"):
+    trained(whole)
+    with pytest.raises(UserError, match=r"labels_beyond_run: 1 models .*: lora"):
         world.evaluate(run, **options)
-    card.write_text(json.dumps({"trained_on": {"dataset": "train", "split": "train", "images": 24, "labels_used": True}}))
-    with pytest.raises(UserError, match="had a part in every synthetic image"):  # told by name, with more images than the run's own
-        world.evaluate(run, **options)
-    card.write_text(json.dumps({"trained_on": {"dataset": "train", "split": "train", "images": 8, "labels_used": True}}))
-    assert world.evaluate(run, **options)["guards"]["passed"]  # some eight of them
-    trained(f"{{dataset: {world.train}}}", labels_used=False)
+    assert not json.loads((run / "evaluation.json").read_text())["guards"]["passed"]
+    trained(whole, labels_used=False)
+    assert world.evaluate(run, **options)["guards"]["passed"] and "lora was trained" not in caplog.text
+    trained("another")
     assert world.evaluate(run, **options)["guards"]["passed"]
+    assert "lora was trained with the labels of 90 images of birds; where they are more" in caplog.text
 
 
 def test_leak_a_generator_that_gives_test_images_back(world: World) -> None:

@@ -33,22 +33,10 @@ def trained_on_test(kinds: list[dict[str, Any]], test: Table, source: Mapping[st
     return Check("generator_trained_on_test", named, why)
 
 
-def taught(kinds: list[dict[str, Any]], fingerprint: str, source: Mapping[str, Any] | None = None, beyond: int = 0) -> list[str]:
-    """Models of these kinds whose cards say that they were trained with the labels of the images that have this fingerprint.
-
-    source: the settings of where these are from; with it, more than `beyond` images of a split of the same dataset that holds them are they.
-    """
-    found = []
-    for folder, model in _places(kinds):
-        trained = _facts(folder, model).get("trained_on")
-        if not isinstance(trained, dict) or not trained.get("labels_used"):
-            continue
-        same = trained.get("fingerprint") == fingerprint
-        if source is not None and not same and int(trained.get("images") or 0) > beyond:
-            (ours, split), (theirs, whole) = _named(trained), _named(source)
-            same = bool(ours) and _holds(split, whole) and _is(ours, theirs)
-        found += [_shown(folder, model)] if same else []
-    return found
+def taught(kinds: list[dict[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Models of these kinds whose cards say that they were trained with labels -> what on (fingerprint, dataset, split, images)."""
+    cards = {_shown(folder, model): _facts(folder, model).get("trained_on") for folder, model in _places(kinds)}
+    return {model: trained for model, trained in cards.items() if isinstance(trained, dict) and trained.get("labels_used")}
 
 
 def _places(kinds: list[dict[str, Any]]) -> Iterator[tuple[Path, str]]:

@@ -62,8 +62,8 @@ def make(evidence: Evidence) -> Draws:
             checks.append(check)
             counts = np.unique(evidence.real.labels[rows], return_counts=True)[1]  # a class that has no image at all does not count
             draws.append(Draw(seed, int(counts[0]) if (counts == counts[0]).all() else None, rows, inside))
-    _require_children(draws, had)
-    return Draws(validation, draws, _merged(checks))
+    _require_children(draws, had, evidence)
+    return Draws(validation, draws, [*_merged(checks), evidence.labels_beyond()])
 
 
 def _require_two_classes(evidence: Evidence, rows: np.ndarray) -> None:
@@ -78,17 +78,22 @@ def _require_two_classes(evidence: Evidence, rows: np.ndarray) -> None:
 def _had_part(evidence: Evidence, withheld: np.ndarray) -> list[bool]:
     """For each synthetic image whether a withheld (validation) image is a parent, or was looked up for it."""
     held = frozenset(withheld.tolist())
-    if evidence.common & held:
-        return [True] * len(evidence.parents)
     touched = {rows for rows in {*evidence.parents, *evidence.looked_up} if rows & held}
     return [own in touched or seen in touched for own, seen in zip(evidence.parents, evidence.looked_up, strict=True)]
 
 
-def _require_children(draws: Sequence[Draw], had: Sequence[bool]) -> None:
-    """Say how many synthetic images validation images `had` a part in. Raises UserError where it is all, so that none may be trained on."""
+def _require_children(draws: Sequence[Draw], had: Sequence[bool], evidence: Evidence) -> None:
+    """Say how many synthetic images validation images `had` a part in. Raises UserError where none may be trained on at any point."""
     if any(had):
         log.info("%d of %d synthetic images are never trained on: images that choose the ratio had a part in them", sum(had), len(had))
-    if not any(len(draw.children) for draw in draws) and all(had):
+    if any(len(draw.children) for draw in draws):
+        return
+    if evidence.settings.outside == "leave_out" and not any(evidence.common <= set(draw.real.tolist()) for draw in draws):
+        raise UserError(
+            f"every synthetic image has learnt the labels of {len(evidence.common)} real images, by the condition or a model, and no draw holds them "
+            "all, so that none is left to train with; say --set protocol=run, or train and build from fewer images, once for each number of labels"
+        )
+    if all(had):
         raise UserError(
             "--real: the real images that have to choose the ratio had a part in every synthetic image, by their pixels or their labels, so that "
             "none is left to train with; name images beside them whose labels neither the run nor its models were made with"
@@ -123,7 +128,8 @@ def _unseen(evidence: Evidence) -> np.ndarray:
 def _validation(evidence: Evidence) -> np.ndarray:
     """Real training images, class by class, that the run was not made from; a part of its own where there are no others.
 
-    The only image of a class (twins are one) is kept to train on: that class has no part in the choice.  Raises UserError where no class has.
+    The only image of a class (twins are one), and images that have a part in all synthetic ones, are kept to train on: their class has no
+    part in the choice.  Raises UserError where no class has.
     """
     labels, wanted = evidence.real.labels, evidence.settings.validation
     mine = {evidence.real.pixels[row] for row in evidence.own}
@@ -135,14 +141,19 @@ def _validation(evidence: Evidence) -> np.ndarray:
         own = list({evidence.real.pixels[row]: row for row in evidence.own[labels[evidence.own] == label].tolist()}.values())  # no twins
         if len(free):
             chosen.append(rng.permutation(free)[:wanted])
-        elif len(own) >= 2:
+        elif len(own) >= 2 and not evidence.common:
             chosen.append(rng.permutation(own)[: min(wanted, max(1, int(CUT * len(own))))])
         elif len(own):
             alone.append(evidence.class_names[label])
+    if not chosen and evidence.common:
+        raise UserError(
+            "--real: the labels of all of its images have a part in every synthetic image, so that none is left to choose the ratio; name "
+            "images beside them, or say --only fidelity --only memorisation"
+        )
     if not chosen:
         raise UserError("--real: no class has a second image, so that none is left to validate on; name the whole training set")
     if alone:
-        log.warning("--real has one image of %s: it is trained on, and has no part in choosing the ratio", _names(alone))
+        log.warning("--real has no image of %s to spare, so that these have no part in choosing the ratio", _names(alone))
     return np.sort(np.concatenate(chosen))
 
 
@@ -175,7 +186,8 @@ def _drawn(evidence: Evidence, own: np.ndarray, others: np.ndarray, seed: int) -
 def _children(evidence: Evidence, rows: np.ndarray, had: Sequence[bool], seed: int) -> tuple[np.ndarray, Check]:
     """(synthetic images whose parents are all drawn, the guard). What validation images `had` a part in is always left out."""
     drawn, labelled = frozenset(rows.tolist()), evidence.made.images.labels >= 0
-    whole = {own for own in set(evidence.parents) if own <= drawn} if evidence.common <= drawn else set()
+    learnt = not evidence.common <= drawn  # labels beyond the draw, by all images
+    whole = {own for own in set(evidence.parents) if own <= drawn and not learnt}  # all images may have the same parents, and many
     free = [place for place, touched in enumerate(had) if not touched]
     inside = np.array([place for place in free if labelled[place] and evidence.parents[place] in whole], np.int64)
     strays = [place for place in free if evidence.parents[place] not in whole]
@@ -184,8 +196,7 @@ def _children(evidence: Evidence, rows: np.ndarray, had: Sequence[bool], seed: i
     keys = frozenset(key for key, row in evidence.keys.items() if row in drawn)
     ids = [evidence.made.images.ids[place] for place in strays]
     name = f"the draw of {len(rows)} images (seed {seed})"
-    common = (evidence.real.keys[row] for row in evidence.common)
-    return inside, guards.parents_outside(ids, [evidence.ancestors[place] for place in strays], keys, name, common)
+    return inside, guards.parents_outside(ids, [evidence.ancestors[place] for place in strays], keys, name, learnt)
 
 
 def ratios(evidence: Evidence, draws: Sequence[Draw]) -> dict[float, list[np.ndarray]]:

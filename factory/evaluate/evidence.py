@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +49,6 @@ class Evidence:
     test_marked: np.ndarray | None
     test_table: Table
     real_table: Table
-    real_source: Source
     test_source: Source
 
     @cached_property
@@ -80,24 +79,38 @@ class Evidence:
 
     @cached_property
     def ancestors(self) -> list[list[str]]:
-        """The same by content keys: parents; of what was looked up the run's own images, and all where its labels were read."""
+        """The same by content keys: parents, and of what was looked up the run's own images, or all where its labels were read."""
         rule, mine = self.run.built.condition.labels_of(), set(self.own.tolist())
+        if rule == "source":  # by `common`, whatever was looked up
+            return self.made.parents
         found = zip(self.made.parents, self.made.looked_up, strict=True)
         return [[*own, *(key for key in more if rule == "looked_up" or self._rows.get(key) in mine)] for own, more in found]
 
     @cached_property
     def common(self) -> frozenset[int]:
-        """Rows of real whose labels made every synthetic image what it is: the condition read them all, or a model was trained with them."""
-        kinds, every = _kinds(self.run.built), np.flatnonzero(self.real.labels >= 0)
-        mine = np.intersect1d(every, self.own)
-        told = "%s: trained with the labels of %s, so that every synthetic image counts as a child of them all"
-        if models := cards.taught(kinds, self.real_table.fingerprint, self.real_source.settings(), len(mine)):
-            log.warning(told, ", ".join(models), "--real")
-            return frozenset(every.tolist())
-        if models := cards.taught(kinds, self.run.source["fingerprint"]):
-            log.warning(told, ", ".join(models), "the images that the run was made from")
-            return frozenset(mine.tolist())
-        return frozenset(mine.tolist() if self.run.built.condition.labels_of() == "source" else ())
+        """Rows of real whose labels made every synthetic image what it is: the run's own, where its condition or a model of it has learnt them."""
+        learnt = [model for model, trained in self._taught.items() if trained.get("fingerprint") == self.run.source["fingerprint"]]
+        if not learnt and self.run.built.condition.labels_of() != "source":
+            return frozenset()
+        log.info("every synthetic image counts as a child of all labelled images of the run, by %s", ", ".join(learnt) or "its condition")
+        return frozenset(self.keys[self.real.keys[row]] for row in self.own.tolist() if self.real.labels[row] >= 0)
+
+    def labels_beyond(self) -> Check:
+        """Models that have learnt the labels of all of --real, where the run was made from a part; of other labels there is only a warning."""
+        ours, whole = self.run.source["fingerprint"], self.real_table.fingerprint
+        found = [model for model, trained in self._taught.items() if trained.get("fingerprint") == whole != ours]
+        for model, trained in self._taught.items():
+            if trained.get("fingerprint") not in (ours, whole):
+                log.warning(
+                    "%s was trained with the labels of %s images of %s; where they are more than the run's own, its images bring more labels than "
+                    "the arm that they are compared with has",
+                    model, trained.get("images"), trained.get("dataset"),
+                )  # fmt: skip
+        return guards.labels_beyond(found)
+
+    @cached_property
+    def _taught(self) -> dict[str, Mapping[str, Any]]:
+        return cards.taught(_kinds(self.run.built))
 
     @cached_property
     def looked_up(self) -> list[frozenset[int]]:
@@ -144,7 +157,7 @@ class Evidence:
 def gather(folder: Path, real: str, test: str, settings: Settings, device: str) -> Evidence:
     """Open and read everything. Raises UserError for what is missing or does not fit together."""
     run = made.open(folder)
-    real_source, real_table = sets.opened("--real", real, "train")
+    real_table = sets.opened("--real", real, "train")[1]
     test_source, test_table = sets.opened("--test", test, "test", alone=real != test)
     own_table = _own_table(run)
     names = list(real_table.class_names)
@@ -157,9 +170,7 @@ def gather(folder: Path, real: str, test: str, settings: Settings, device: str) 
     tested = sets.of_table(test_table, _at_most(labels, settings.test), eyes, labels, "real test images")
     ours = made.look(run, eyes, _numbers(run.class_names, names))
     marks = [_marks(table, found) for table, found in ((real_table, reals), (test_table, tested))]
-    return Evidence(
-        run, settings, eyes, names, ours, reals, own, keys, tested, marks[0], marks[1], test_table, real_table, real_source, test_source
-    )
+    return Evidence(run, settings, eyes, names, ours, reals, own, keys, tested, marks[0], marks[1], test_table, real_table, test_source)
 
 
 def _warn_of_classes(test: Table, labels: np.ndarray, names: Sequence[str]) -> None:

@@ -105,20 +105,33 @@ def test_images_in(name: str, what: str, images: Iterable[tuple[str, bytes]], te
 
 
 def parents_outside(
-    ids: Sequence[str], parents: Sequence[Sequence[str]], allowed: frozenset[str], draw: str, common: Iterable[str] = ()
+    ids: Sequence[str], parents: Sequence[Sequence[str]], allowed: frozenset[str], draw: str, learnt: bool = False
 ) -> Check:
     """Synthetic images with a parent that the draw does not hold.
 
     parents: content keys of the parents of each.  allowed: content keys of the drawn images.  draw: what it is called, for the message.
-    common: content keys of parents that all have.
+    learnt: labels beyond the draw have reached every image, by the condition or a model, so that all fail.
     """
-    every = any(key not in allowed for key in common)
-    found = [name for name, own in zip(ids, parents, strict=True) if every or any(key not in allowed for key in own)]
+    found = [name for name, own in zip(ids, parents, strict=True) if learnt or any(key not in allowed for key in own)]
     why = (
         f"{len(found)} synthetic images were made from real images outside {draw}, so their arm would see more labels than the one it is "
-        "compared with; build a run from those images alone, or say --set outside=leave_out"
+        "compared with; "
+    )
+    why += (
+        "their labels reached every image by the condition or a model: train and build from the drawn images alone"
+        if learnt
+        else "build a run from those images alone, or say --set outside=leave_out"
     )
     return Check("parents_outside_shots", found, why)
+
+
+def labels_beyond(models: Sequence[str]) -> Check:
+    """Models that were trained with the labels of all of --real, of which the run's own images are a part."""
+    why = (
+        f"{len(models)} models that made these images were trained with the labels of all of --real, and arms of real images alone have those of "
+        "the run's own; train them on the latter, or say --only fidelity --only memorisation"
+    )
+    return Check("labels_beyond_run", list(models), why)
 
 
 def near_copies_of_test(ids: Sequence[str], found: Nearest, test: Sequence[str], threshold: float) -> Check:

@@ -16,7 +16,7 @@ import numpy as np
 
 from factory import seeds
 from factory.evaluate import draws as drawing
-from factory.evaluate import hits
+from factory.evaluate import guards, hits
 from factory.evaluate.draws import Draw, Draws
 from factory.evaluate.evidence import Evidence
 from factory.evaluate.sets import ImageSet
@@ -160,6 +160,7 @@ class _Judges:
         real, asked = _part(evidence.real, trial.draw.real, seen), self._validation_and_test(seen)
         if not len(rows):
             return Split(real, asked)
+        guards.require_parents([evidence.common], trial.draw.real)
         made = replace(_part(evidence.made.images, rows, seen), labels=self._targets(trial))
         return Split(real, asked, made, [evidence.parents[row] for row in rows], trial.draw.real)
 

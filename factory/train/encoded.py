@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,10 +112,12 @@ def _wide(encoder: RepresentationEncoder, data: Prepared, rows: np.ndarray, batc
 
 
 def digest(module: torch.nn.Module, without: Sequence[str] = ()) -> str:
-    """Of a model's configuration, if it has one, and weights, but for some."""
-    config: Any = getattr(module, "config", None) or {}
+    """Of a model's weights, and configuration where it is diffusers', but for some."""
+    config = getattr(module, "config", None)
     said = {
-        name: value for name, value in dict(config).items() if not name.startswith("_") and name not in without
+        name: value
+        for name, value in (config.items() if isinstance(config, Mapping) else ())
+        if not name.startswith("_") and name not in without
     }  # diffusers' own notes differ by process
     total = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     for name, tensor in sorted(module.state_dict().items()):

@@ -37,7 +37,9 @@ def train(recipe: Lora) -> None:
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
             module.requires_grad_(False)
-    made_from = f"{table.fingerprint} {encoded.digest(denoiser)}"
+    made_from = " ".join(
+        [table.fingerprint, *(encoded.digest(one) for one in pipe.components.values() if isinstance(one, torch.nn.Module))]
+    )
     torch.manual_seed(recipe.seed)
     targets = recipe.targets or ATTENTION[part]
     try:
@@ -67,7 +69,8 @@ def train(recipe: Lora) -> None:
     adapter = _Adapter(denoiser)
     loop.run(recipe, {"adapter": adapter, "optimizer": optimizer}, step, made_from=made_from)
     _save(pipe, part, adapter, recipe)
-    write_facts(recipe, len(table), {"weights": sum(p.numel() for p in weights)}, "{label}" in recipe.prompt, table.fingerprint)
+    labels_used = "{label}" in recipe.prompt or bool(recipe.source.settings().get("classes"))
+    write_facts(recipe, len(table), {"weights": sum(p.numel() for p in weights)}, labels_used, table.fingerprint)
     loop.finish(recipe)
 
 
@@ -131,14 +134,14 @@ def _latent_loss(pipe: Any) -> Loss:
     kind = schedule.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
         raise UserError(f"model: its scheduler predicts {kind}; a LoRA is trained for epsilon and v_prediction")
-    device, encoded = next(pipe.unet.parameters()).device, dict[str, Any]()
+    device, known = next(pipe.unet.parameters()).device, dict[str, Any]()
 
     def text(prompt: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if prompt not in encoded:
+        if prompt not in known:
             with torch.no_grad():
                 found = pipe.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
-            encoded[prompt] = found[0], (found[2] if len(found) > 2 else None)
-        return encoded[prompt]
+            known[prompt] = found[0], (found[2] if len(found) > 2 else None)
+        return known[prompt]
 
     def loss(pixels: torch.Tensor, texts: list[str], rng: np.random.Generator) -> torch.Tensor:
         source = loop.torch_draws(rng)
