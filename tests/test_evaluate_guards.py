@@ -17,7 +17,7 @@ from PIL import Image
 
 from factory.conditions.retrieval import Retrieval
 from factory.errors import UserError
-from factory.evaluate import cards, copies, fidelity, guards, likeness, memorisation, verdict
+from factory.evaluate import cards, copies, fidelity, guards, likeness, memorisation, registration, verdict
 from factory.evaluate.evidence import Evidence
 from factory.evaluate.sets import ImageSet
 from tests.conftest import ROOT, Wordless
@@ -70,6 +70,32 @@ def test_copies_are_found_whatever_was_done_to_them_and_strangers_are_not(change
     assert strangers.ratio.min() > 0.6
     check = guards.near_copies_of_test(["a", "b", "c"], found, [str(i) for i in range(30)], 0.4)
     assert not check.passed and check.ids[1].startswith("b ~ test 17")
+
+
+def moved(image: np.ndarray, degrees: float = 0, zoom: float = 1, shift: tuple[float, float] = (0, 0)) -> np.ndarray:
+    """Turned, zoomed and shifted by a share of a side; what comes in repeats the edge."""
+    import cv2
+
+    side = len(image)
+    warp = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), degrees, zoom)
+    warp[:, 2] += np.array(shift) * side
+    return cv2.warpAffine(np.ascontiguousarray(image), warp, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def test_copies_are_found_that_were_turned_cropped_or_shifted() -> None:
+    def seen(images: np.ndarray) -> copies.Space:
+        """With features that bear a movement: coarse pixels."""
+        coarse = np.stack([np.asarray(Image.fromarray(x).resize((4, 4), Image.Resampling.BOX), np.float32) for x in images])
+        return copies.space(coarse.reshape(len(images), -1) - coarse.mean(), images)
+
+    test, train = pictures(30, 0), pictures(60, 1)
+    ways = [{"degrees": 8}, {"degrees": -8}, {"zoom": 1.1, "shift": (0.03, -0.03)}, {"shift": (0.08, 0.06)}]
+    for way in [*ways, {"degrees": 5, "zoom": 1.1}]:
+        changed = np.stack([moved(x[:, :: -1 if place % 2 else 1], **way) for place, x in enumerate(test[:10])])  # type: ignore[arg-type]
+        found = copies.nearest(seen(changed), seen(test), seen(train))
+        assert ((found.ratio < 0.4) & (found.row == np.arange(10))).sum() >= 6, (way, found.ratio)
+    assert copies.nearest(seen(pictures(60, 2)), seen(test), seen(train)).ratio.min() > 0.5
+    assert registration.distance(registration.grey(test[:1])[0], np.zeros((32, 32), np.uint8)) == 2  # nothing to see, nothing to match
 
 
 def test_spacing_of_the_reference_leaves_its_own_row_out() -> None:
@@ -136,7 +162,7 @@ def test_strangers_are_no_copies_of_many_test_images_where_training_images_are_f
 
     def points(some: np.ndarray) -> copies.Space:
         flat = np.zeros((len(some), 192), np.float32)
-        return copies.Space(some, flat, flat[None], np.zeros(len(some), bool))
+        return copies.Space(some, flat, flat[None], np.zeros(len(some), bool), np.zeros((len(some), 32, 32), np.uint8))
 
     queries, training = points(np.concatenate([strangers, copied])), points(units[196:200])
     plain = copies.nearest(queries, points(test), training)

@@ -130,7 +130,7 @@ def test_an_evaluation_holds_every_section_and_resumes(world: World, monkeypatch
     run = world.build()
     result = world.evaluate(run, ratios=(0, 2, 50))
     assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result))
-    assert result["version"] == 1 and result["guards"]["passed"] and len(result["guards"]["checks"]) == 9
+    assert result["version"] == 1 and result["guards"]["passed"] and len(result["guards"]["checks"]) == 10
     arms = [(row["arm"], row["classifier"]) for row in result["utility"]["rows"]]
     assert arms == [(arm, c) for c in ("small_network", "linear_probe") for arm in ARMS]
     assert {row["labels"] for row in result["utility"]["rows"]} == {4} and {row["seeds"] for row in result["utility"]["rows"]} == {2}

@@ -1,7 +1,8 @@
-"""Who is a copy of whom: nearest real images in two spaces, as a share of the distance that real images keep from each other.
+"""Who is a copy of whom: nearest real images in three ways, as a share of the distance that real images keep from each other.
 
-A network's features see the same object again; thumbnails see the same pixels again after re-encoding, noise, blur, a mirror, a small shift or crop,
-which features of small images do not bear. A copy in either is a copy. An image of one colour shows nothing and is nobody's copy: the empty fields
+A network's features see the same object again; thumbnails see the same pixels again after re-encoding, noise, blur, a mirror, a shift or crop by a
+pixel, which features of small images do not bear; registration sees those that were turned, cropped or shifted further, among the few that features
+find. A copy in any of them is a copy. An image of one colour shows nothing and is nobody's copy: the empty fields
 of a microscope are all alike.
 """
 
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from factory import seeds
+from factory.evaluate import registration
 from factory.filters.blank import contrast
 from factory.records import evenly
 
@@ -23,6 +25,8 @@ TYPICAL = 500  # reference images that tell the typical spacing
 SHIFT = 1 / 28  # of a side
 BLANK = 2.0  # levels of 255: the standard deviation of every channel up to which there is nothing to see, unless the thumbnail has a shape
 VIEWS = 11  # that `_views` makes of an image
+REGISTERED = 3  # reference images, nearest by features, that a query is registered with
+USUAL, CLOSE = 100, 10  # reference images that tell what is typical of registration; per cent of them that are called close
 _LEAST = 0.1  # of the typical spacing: a duplicate within the real images must not make its neighbours infinitely far from copies
 
 
@@ -30,7 +34,7 @@ class Nearest(NamedTuple):
     """For each query its nearest reference image.
 
     row: int [N].  distance: float [N], of unit features, 0 to 2.  ratio: float [N], below 1 where the query is nearer to a real
-    image than other real images are; the smaller one of features and thumbnails.
+    image than other real images are; the smallest one of features, thumbnails and registration.
     """
 
     row: np.ndarray
@@ -39,20 +43,24 @@ class Nearest(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Images where copies are looked for. units: float32 [N, D].  thumbs: float32 [N, 192].  views: of each, float32 [V, N, 192].  blank: bool [N]."""
+    """Images where copies are looked for.
+
+    units: float32 [N, D].  thumbs: float32 [N, 192].  views: of each, float32 [V, N, 192].  blank: bool [N].  grey: uint8 [N, 32, 32].
+    """
 
     units: np.ndarray
     thumbs: np.ndarray
     views: np.ndarray
     blank: np.ndarray
+    grey: np.ndarray
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Space:
         """Some of the images."""
-        return Space(self.units[rows], self.thumbs[rows], self.views[:, rows], self.blank[rows])
+        return Space(self.units[rows], self.thumbs[rows], self.views[:, rows], self.blank[rows], self.grey[rows])
 
     def beside(self, other: Space) -> Space:
         """These images, then those of another space."""
-        parts = [np.concatenate(both, axis=axis) for both, axis in zip(zip(self, other, strict=True), (0, 0, 1, 0), strict=True)]
+        parts = [np.concatenate(both, axis=axis) for both, axis in zip(zip(self, other, strict=True), (0, 0, 1, 0, 0), strict=True)]
         return Space(*parts)
 
 
@@ -63,7 +71,8 @@ def space(features: np.ndarray, small: np.ndarray) -> Space:
     for place, view in zip(views, (view for face in (small, small[:, :, ::-1]) for view in _views(face)), strict=True):
         place[:] = _thumbnails(view)
     plain = np.array([contrast(x) <= BLANK for x in small], bool)
-    return Space(units.astype(np.float32), views[0], views, plain & ~views[0].any(1))  # a faint cell has a shape
+    blank = plain & ~views[0].any(1)  # a faint cell has a shape
+    return Space(units.astype(np.float32), views[0], views, blank, registration.grey(small))
 
 
 def _views(images: np.ndarray) -> Iterator[np.ndarray]:
@@ -100,9 +109,10 @@ def nearest(queries: Space, reference: Space, among: Space | None = None) -> Nea
 
     among: real images that tell how far a reference image is from others; the reference itself, its own row left out, by default.
     """
-    rows, found = zip(*(_in_one(*parts) for parts in _spaces(queries, reference, among)), strict=True)
+    rows, found = zip(*(_in_one(*parts) for parts in _spaces(queries, reference, among)), _moved(queries, reference, among), strict=True)
     ratios = np.stack(found)
-    ratios[1, ~queries.thumbs.any(1)] = np.inf  # one colour has no shapes, and is like any other one
+    ratios[1:, ~queries.thumbs.any(1)] = np.inf  # one colour has no shapes, and is like any other one
+    ratios[2, ratios[:2].min(0) >= 1] = np.inf  # as strange to the others as real images are: then registration alone proves nothing
     smaller, chosen = np.argmin(ratios, 0), np.arange(ratios.shape[1])
     row = np.stack(rows)[smaller, chosen]
     distance = np.linalg.norm(queries.units - reference.units[row], axis=1)
@@ -147,11 +157,55 @@ def _in_one(queries: np.ndarray, reference: np.ndarray, own: np.ndarray, among: 
         flat = among.reshape(-1, among.shape[-1])
         spaced = lambda rows: _search(reference[None, rows], flat)[1]  # noqa: E731
     # What is typical is told by rows of all the reference: those that queries are near to may all be duplicates, the first to be memorised.
-    typical = spaced(evenly(len(reference), TYPICAL))
-    usual = float(np.median(typical[typical > SAME])) if (typical > SAME).any() else SAME
-    spacing = spaced(needed)
-    spacing = np.where(spacing > SAME, np.maximum(spacing, _LEAST * usual), usual)  # a duplicate tells nothing of how far others are
-    return row, distance / spacing[place]
+    usual = _median(spaced(evenly(len(reference), TYPICAL)))
+    return row, distance / _told(spaced(needed), usual)[place]
+
+
+def _median(distances: np.ndarray) -> float:
+    """Of those between different images."""
+    return float(np.median(distances[distances > SAME])) if (distances > SAME).any() else SAME
+
+
+def _told(spacing: np.ndarray, usual: float) -> np.ndarray:
+    """How far others are, where a duplicate tells nothing of it."""
+    return np.where(spacing > SAME, np.maximum(spacing, _LEAST * usual), usual)
+
+
+def _moved(queries: Space, reference: Space, among: Space | None) -> tuple[np.ndarray, np.ndarray]:
+    """(row, ratio) of each query, registered with the few reference images that are nearest to it by features."""
+    near = _some(queries.units, reference.units, REGISTERED)
+    needed, place = np.unique(near, return_inverse=True)
+    usual = _unlike(reference, among, evenly(len(reference.units), USUAL))
+    # Registration brings many strangers close too, cells in an empty field above all: a copy is closer than nearly any two real images.
+    close = float(np.percentile(usual[usual > SAME], CLOSE)) if (usual > SAME).any() else SAME
+    spacing = np.minimum(_told(_unlike(reference, among, needed), close), close)[place.reshape(near.shape)]
+    apart = [
+        [registration.distance(one, reference.grey[row]) for row in rows] for one, rows in zip(queries.grey, near.tolist(), strict=True)
+    ]
+    ratios = np.array(apart) / spacing
+    best = ratios.argmin(1)[:, None]
+    return np.take_along_axis(near, best, 1)[:, 0], np.take_along_axis(ratios, best, 1)[:, 0]
+
+
+def _unlike(reference: Space, among: Space | None, rows: np.ndarray) -> np.ndarray:
+    """How far these reference rows are, registered, from the few other real images that are nearest to them by features; 2 where there are none."""
+    others = reference if among is None else among
+    near = _some(reference.units[rows], others.units, REGISTERED + (among is None))
+    return np.array(
+        [
+            min((registration.distance(others.grey[b], reference.grey[a]) for b in beside if among is not None or a != b), default=2.0)
+            for a, beside in zip(np.asarray(rows).tolist(), near.tolist(), strict=True)
+        ]
+    )
+
+
+def _some(queries: np.ndarray, reference: np.ndarray, count: int) -> np.ndarray:
+    """Rows int [N, count] of the nearest of [M, D], or of all M where these are fewer."""
+    import faiss
+
+    index = faiss.IndexFlatL2(reference.shape[1])
+    index.add(np.ascontiguousarray(reference, np.float32))
+    return np.asarray(index.search(np.ascontiguousarray(queries, np.float32), min(count, len(reference)))[1])
 
 
 def _search(queries: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
