@@ -95,6 +95,19 @@ def test_copies_are_found_that_were_turned_cropped_or_shifted() -> None:
         found = copies.nearest(seen(changed), seen(test), seen(train))
         assert ((found.ratio < 0.4) & (found.row == np.arange(10))).sum() >= 6, (way, found.ratio)
     assert copies.nearest(seen(pictures(60, 2)), seen(test), seen(train)).ratio.min() > 0.5
+    rng = np.random.default_rng(0)
+
+    def cells(count: int) -> np.ndarray:
+        """A disc each, somewhere in an empty field: any two can be brought together."""
+        place = np.indices((32, 32)) - rng.uniform(8, 24, (count, 2))[:, :, None, None]
+        disc = np.exp(-(((place**2).sum(1) / rng.uniform(9, 40, (count, 1, 1))) ** 2)) * 120 + rng.normal(0, 2, (count, 32, 32)) + 20
+        return disc.clip(0, 255).astype(np.uint8)[..., None].repeat(3, 3)
+
+    fields = np.concatenate([cells(20), (rng.normal(20, 2, (180, 32, 32, 1))).clip(0, 255).astype(np.uint8).repeat(3, 3)])
+    asked, known = seen(cells(40)), seen(fields)
+    two = np.min([copies._in_one(*parts)[1] for parts in copies._spaces(asked, known, None)], 0)
+    assert ((copies.nearest(asked, known).ratio < 0.4) & (two >= 0.4)).sum() <= 1
+    assert len(copies.nearest(asked.take([]), known).ratio) == 0
     assert registration.distance(registration.grey(test[:1])[0], np.zeros((32, 32), np.uint8)) == 2  # nothing to see, nothing to match
 
 

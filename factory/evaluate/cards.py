@@ -33,10 +33,10 @@ def trained_on_test(kinds: list[dict[str, Any]], test: Table, source: Mapping[st
     return Check("generator_trained_on_test", named, why)
 
 
-def taught(kinds: list[dict[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Models of these kinds whose cards say that they were trained with labels -> what on (fingerprint, dataset, split, images)."""
-    cards = {_shown(folder, model): _facts(folder, model).get("trained_on") for folder, model in _places(kinds)}
-    return {model: trained for model, trained in cards.items() if isinstance(trained, dict) and trained.get("labels_used")}
+def taught(kinds: list[dict[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Models of these kinds whose cards say that they were trained with labels, and what on (fingerprint, dataset, split, images)."""
+    cards = [(_shown(folder, model), _facts(folder, model).get("trained_on")) for folder, model in _places(kinds)]
+    return [(model, trained) for model, trained in cards if isinstance(trained, dict) and trained.get("labels_used")]
 
 
 def _places(kinds: list[dict[str, Any]]) -> Iterator[tuple[Path, str]]:

@@ -27,6 +27,7 @@ BLANK = 2.0  # levels of 255: the standard deviation of every channel up to whic
 VIEWS = 11  # that `_views` makes of an image
 REGISTERED = 3  # reference images, nearest by features, that a query is registered with
 USUAL, CLOSE = 100, 10  # reference images that tell what is typical of registration; per cent of them that are called close
+TOLD = 10  # of them, at least, that are no duplicates: fewer tell nothing
 _LEAST = 0.1  # of the typical spacing: a duplicate within the real images must not make its neighbours infinitely far from copies
 
 
@@ -109,10 +110,12 @@ def nearest(queries: Space, reference: Space, among: Space | None = None) -> Nea
 
     among: real images that tell how far a reference image is from others; the reference itself, its own row left out, by default.
     """
-    rows, found = zip(*(_in_one(*parts) for parts in _spaces(queries, reference, among)), _moved(queries, reference, among), strict=True)
-    ratios = np.stack(found)
-    ratios[1:, ~queries.thumbs.any(1)] = np.inf  # one colour has no shapes, and is like any other one
-    ratios[2, ratios[:2].min(0) >= 1] = np.inf  # as strange to the others as real images are: then registration alone proves nothing
+    rows, found = zip(*(_in_one(*parts) for parts in _spaces(queries, reference, among)), strict=True)
+    ratios, shown = np.stack(found), queries.thumbs.any(1)
+    ratios[1, ~shown] = np.inf  # one colour has no shapes, and is like any other one
+    # As strange to features and thumbnails as real images are: then registration alone would prove nothing.
+    moved = _moved(queries, reference, among, np.flatnonzero(shown & (ratios.min(0) < 1)))
+    ratios, rows = np.concatenate([ratios, moved[1][None]]), (*rows, moved[0])
     smaller, chosen = np.argmin(ratios, 0), np.arange(ratios.shape[1])
     row = np.stack(rows)[smaller, chosen]
     distance = np.linalg.norm(queries.units - reference.units[row], axis=1)
@@ -171,20 +174,27 @@ def _told(spacing: np.ndarray, usual: float) -> np.ndarray:
     return np.where(spacing > SAME, np.maximum(spacing, _LEAST * usual), usual)
 
 
-def _moved(queries: Space, reference: Space, among: Space | None) -> tuple[np.ndarray, np.ndarray]:
-    """(row, ratio) of each query, registered with the few reference images that are nearest to it by features."""
-    near = _some(queries.units, reference.units, REGISTERED)
-    needed, place = np.unique(near, return_inverse=True)
-    usual = _unlike(reference, among, evenly(len(reference.units), USUAL))
+def _moved(queries: Space, reference: Space, among: Space | None, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(row, ratio) of each query, registered with the few reference images that are nearest to it by features; infinite for rows not asked for."""
+    row, ratio = np.zeros(len(queries.units), np.int64), np.full(len(queries.units), np.inf)
+    shown = np.flatnonzero(reference.thumbs.any(1))  # an empty field is far from every other one, and tells nothing of cells
+    usual = _unlike(reference, among, shown[evenly(len(shown), USUAL)]) if len(shown) and len(asked) else np.zeros(0)
+    usual = usual[usual > SAME]
+    if len(usual) < TOLD:
+        return row, ratio
     # Registration brings many strangers close too, cells in an empty field above all: a copy is closer than nearly any two real images.
-    close = float(np.percentile(usual[usual > SAME], CLOSE)) if (usual > SAME).any() else SAME
-    spacing = np.minimum(_told(_unlike(reference, among, needed), close), close)[place.reshape(near.shape)]
-    apart = [
-        [registration.distance(one, reference.grey[row]) for row in rows] for one, rows in zip(queries.grey, near.tolist(), strict=True)
-    ]
-    ratios = np.array(apart) / spacing
-    best = ratios.argmin(1)[:, None]
-    return np.take_along_axis(near, best, 1)[:, 0], np.take_along_axis(ratios, best, 1)[:, 0]
+    close = float(np.percentile(usual, CLOSE))
+    near = _some(queries.units[asked], reference.units, REGISTERED)
+    pairs = zip(asked.tolist(), near.tolist(), strict=True)
+    apart = np.array([[registration.distance(queries.grey[query], reference.grey[one]) for one in some] for query, some in pairs])
+    spacing = np.full(near.shape, close)  # at most, so that what is farther apart need not be measured
+    needed, place = np.unique(near[apart < close], return_inverse=True)
+    if len(needed):
+        spacing[apart < close] = np.minimum(_told(_unlike(reference, among, needed), close), close)[place]
+    best = (apart / spacing).argmin(1)[:, None]
+    row[asked] = np.take_along_axis(near, best, 1)[:, 0]
+    ratio[asked] = np.take_along_axis(apart / spacing, best, 1)[:, 0]
+    return row, ratio
 
 
 def _unlike(reference: Space, among: Space | None, rows: np.ndarray) -> np.ndarray:
@@ -194,7 +204,7 @@ def _unlike(reference: Space, among: Space | None, rows: np.ndarray) -> np.ndarr
     return np.array(
         [
             min((registration.distance(others.grey[b], reference.grey[a]) for b in beside if among is not None or a != b), default=2.0)
-            for a, beside in zip(np.asarray(rows).tolist(), near.tolist(), strict=True)
+            for a, beside in zip(rows.tolist(), near.tolist(), strict=True)
         ]
     )
 

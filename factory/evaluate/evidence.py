@@ -89,7 +89,7 @@ class Evidence:
     @cached_property
     def common(self) -> frozenset[int]:
         """Rows of real whose labels made every synthetic image what it is: the run's own, where its condition or a model of it has learnt them."""
-        learnt = [model for model, trained in self._taught.items() if trained.get("fingerprint") == self.run.source["fingerprint"]]
+        learnt = [model for model, trained in self._taught if trained.get("fingerprint") == self.run.source["fingerprint"]]
         if not learnt and self.run.built.condition.labels_of() != "source":
             return frozenset()
         log.info("every synthetic image counts as a child of all labelled images of the run, by %s", ", ".join(learnt) or "its condition")
@@ -98,8 +98,8 @@ class Evidence:
     def labels_beyond(self) -> Check:
         """Models that have learnt the labels of all of --real, where the run was made from a part; of other labels there is only a warning."""
         ours, whole = self.run.source["fingerprint"], self.real_table.fingerprint
-        found = [model for model, trained in self._taught.items() if trained.get("fingerprint") == whole != ours]
-        for model, trained in self._taught.items():
+        found = [model for model, trained in self._taught if trained.get("fingerprint") == whole != ours]
+        for model, trained in self._taught:
             if trained.get("fingerprint") not in (ours, whole):
                 log.warning(
                     "%s was trained with the labels of %s images of %s; where they are more than the run's own, its images bring more labels than "
@@ -109,7 +109,7 @@ class Evidence:
         return guards.labels_beyond(found)
 
     @cached_property
-    def _taught(self) -> dict[str, Mapping[str, Any]]:
+    def _taught(self) -> list[tuple[str, Mapping[str, Any]]]:
         return cards.taught(_kinds(self.run.built))
 
     @cached_property

@@ -55,8 +55,10 @@ def _registered(one: np.ndarray, other: np.ndarray) -> float:
     enough = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, STEPS, EPSILON)
     try:
         found, warp = cv2.findTransformECC(other, one, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, enough, ALL, BLUR)
-    except cv2.error:  # it does not converge, as with most strangers
-        return -1.0
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoConv:
+            raise
+        return -1.0  # as with most strangers
     return float(found) if np.isfinite(found) and np.isfinite(warp).all() and _small(warp) else -1.0
 
 
@@ -67,4 +69,11 @@ def _small(warp: np.ndarray) -> bool:
     degrees = abs(np.degrees(np.arctan2(turn[1, 0], turn[0, 0])))
     centre = np.full(2, SIDE / 2)
     moved = np.abs(warp[:, :2] @ centre + warp[:, 2] - centre).max()
-    return bool(degrees <= TURN and sizes[1] >= 1 / ZOOM and sizes[0] <= ZOOM and sizes[0] <= SKEW * sizes[1] and moved <= SHIFT * SIDE)
+    return bool(
+        np.linalg.det(warp[:, :2]) > 0
+        and degrees <= TURN
+        and sizes[1] >= 1 / ZOOM
+        and sizes[0] <= ZOOM
+        and sizes[0] <= SKEW * sizes[1]
+        and moved <= SHIFT * SIDE
+    )
