@@ -41,7 +41,7 @@ def taught(kinds: list[dict[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _places(kinds: list[dict[str, Any]]) -> Iterator[tuple[Path, str]]:
     """(where a model's card is if it is here, what a recipe calls it) of every model, once."""
-    for model in dict.fromkeys(_LIBRARY.sub("", name) for kind in kinds for name in _models(kind)):
+    for model in dict.fromkeys(_LIBRARY.sub("", name) for kind in kinds for name in _models(kind) if name):  # "" is no folder
         folder = Path(model).expanduser()
         yield (folder.parent if folder.is_file() else folder), model  # weights of a folder that has the card
 
