@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -191,9 +191,10 @@ def _moved(queries: Space, reference: Space, among: Space | None, asked: np.ndar
     needed, place = np.unique(near[apart < close], return_inverse=True)
     if len(needed):
         spacing[apart < close] = np.minimum(_told(_unlike(reference, among, needed), close), close)[place]
-    best = (apart / spacing).argmin(1)[:, None]
+    ratios = apart / spacing
+    best = ratios.argmin(1)[:, None]
     row[asked] = np.take_along_axis(near, best, 1)[:, 0]
-    ratio[asked] = np.take_along_axis(apart / spacing, best, 1)[:, 0]
+    ratio[asked] = np.take_along_axis(ratios, best, 1)[:, 0]
     return row, ratio
 
 
@@ -211,19 +212,21 @@ def _unlike(reference: Space, among: Space | None, rows: np.ndarray) -> np.ndarr
 
 def _some(queries: np.ndarray, reference: np.ndarray, count: int) -> np.ndarray:
     """Rows int [N, count] of the nearest of [M, D], or of all M where these are fewer."""
+    return np.asarray(_index(reference).search(np.ascontiguousarray(queries, np.float32), min(count, len(reference)))[1])
+
+
+def _index(reference: np.ndarray) -> Any:
+    """By squared Euclidean distance, exact. reference: [M, D]."""
     import faiss
 
     index = faiss.IndexFlatL2(reference.shape[1])
     index.add(np.ascontiguousarray(reference, np.float32))
-    return np.asarray(index.search(np.ascontiguousarray(queries, np.float32), min(count, len(reference)))[1])
+    return index
 
 
 def _search(queries: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Views [V, N, D] of queries against [M, D]: the nearest row and its Euclidean distance over all views."""
-    import faiss
-
-    index = faiss.IndexFlatL2(reference.shape[1])
-    index.add(np.ascontiguousarray(reference, np.float32))
+    index = _index(reference)
     found = [index.search(np.ascontiguousarray(view, np.float32), 1) for view in queries]
     squared, rows = np.stack([f[0][:, 0] for f in found]), np.stack([f[1][:, 0] for f in found])
     best, chosen = squared.argmin(0), np.arange(queries.shape[1])
@@ -232,12 +235,9 @@ def _search(queries: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.
 
 def _spacing(own: np.ndarray, reference: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The distance of these reference rows, which are all seen in views [V, M, D], to the nearest other one."""
-    import faiss
-
     if len(reference) < 2:
         return np.full(len(rows), 2.0)
-    index = faiss.IndexFlatL2(reference.shape[1])
-    index.add(np.ascontiguousarray(reference, np.float32))
+    index = _index(reference)
     best = np.full(len(rows), np.inf)
     for view in own[:, rows]:
         squared, found = index.search(np.ascontiguousarray(view, np.float32), 2)
